@@ -1,0 +1,1 @@
+"""What starts the assets: jobs, the schedule and the sensors."""

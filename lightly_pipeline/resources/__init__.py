@@ -1,0 +1,1 @@
+"""ConfigurableResources: described configuration and one method that opens a plain object."""

@@ -1,0 +1,32 @@
+"""What every test stands on: no test can reach real AWS or the real Pexels."""
+
+import os
+
+import pytest
+
+_NOWHERE = {
+    "AWS_ACCESS_KEY_ID": "test",
+    "AWS_SECRET_ACCESS_KEY": "test",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_REGION": "us-east-1",
+    "AWS_CONFIG_FILE": os.devnull,
+    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    "AWS_EC2_METADATA_DISABLED": "true",
+    # The discard port: a client that a test did not point at its sandbox is refused at once.
+    "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+    "PEXELS_API_ROOT": "http://127.0.0.1:9",
+    "PEXELS_API_KEY": "test",
+    "DAGSTER_DISABLE_TELEMETRY": "1",
+}
+_UNSET = ("AWS_PROFILE", "AWS_SESSION_TOKEN", "DAGSTER_HOME", "LIGHTLY_BUCKET", "LIGHTLY_INSTANCES")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_leaves_this_machine():
+    patch = pytest.MonkeyPatch()
+    for name, value in _NOWHERE.items():
+        patch.setenv(name, value)
+    for name in _UNSET:
+        patch.delenv(name, raising=False)
+    yield
+    patch.undo()
