@@ -1,1 +1,5 @@
-"""The bucket: what is stored where, and transfers that are idempotent and never half-visible."""
+"""The bucket: transfers that are idempotent and never half-visible."""
+
+from lightly_pipeline.storage.bucket import StorageError, StoredObject, Upload, VideoBucket
+
+__all__ = ["StorageError", "StoredObject", "Upload", "VideoBucket"]
