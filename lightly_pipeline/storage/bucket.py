@@ -73,15 +73,8 @@ class VideoBucket:
         size = path.stat().st_size
         if present is not None and present.sha256 == sha256 and present.size == size:
             return Upload(present, uploaded=False)
-        self._abort_unfinished_uploads(key)
         encoded = {name: urllib.parse.quote(value, safe=" :/@+,;=()!'?&#~") for name, value in metadata.items()}
-        try:
-            with path.open("rb") as file:
-                self.client.upload_fileobj(
-                    file, self.name, key, ExtraArgs={"Metadata": {**encoded, "sha256": sha256}}, Config=_TRANSFER
-                )
-        except (ClientError, BotoCoreError, S3UploadFailedError) as error:
-            raise self._sentence(error, f"write {key}") from error
+        self._upload(path, key, {**encoded, "sha256": sha256})
         stored = self.find(key)
         if stored is None or stored.size != size:
             found = "nothing" if stored is None else f"{stored.size} bytes"
@@ -145,8 +138,22 @@ class VideoBucket:
         finally:
             partial.unlink(missing_ok=True)
 
+    def _upload(self, path: Path, key: str, metadata: Mapping[str, str], *, attempts: int = 3) -> None:
+        self._abort_unfinished_uploads(key)
+        try:
+            with path.open("rb") as file:
+                self.client.upload_fileobj(
+                    file, self.name, key, ExtraArgs={"Metadata": dict(metadata)}, Config=_TRANSFER
+                )
+        except (ClientError, BotoCoreError, S3UploadFailedError) as error:
+            # Another process that uploads the same key took our parts for those of a killed upload.
+            if "NoSuchUpload" in str(error) and attempts > 1:
+                self._upload(path, key, metadata, attempts=attempts - 1)
+            else:
+                raise self._sentence(error, f"write {key}") from error
+
     def _abort_unfinished_uploads(self, key: str) -> None:
-        """Remove what killed uploads of `key` left; a live one by another process is told NoSuchUpload, and retried."""
+        """Remove the parts that killed uploads of `key` left; they are billed and never shown otherwise."""
         try:
             for page in self.client.get_paginator("list_multipart_uploads").paginate(Bucket=self.name, Prefix=key):
                 for upload in page.get("Uploads", []):
