@@ -1,0 +1,100 @@
+"""Lightly's own selection engine, lightly-mundig, run in a process of its own.
+
+It holds the GIL for as long as it works, so in this process neither Ctrl-C nor a progress message would come through,
+and its panics derive from BaseException. In a child it can be killed, and whatever happens there becomes a sentence
+here. Its arithmetic is float32 on norms and dot products: a pick is within 1.5e-4 of the truly farthest row.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from lightly_pipeline.worker.select.distance import nearest_neighbours, squared_distances
+from lightly_pipeline.worker.select.selection import Floats, Indices, SelectionError, StoppedBy, Watch
+
+_CHILD = Path(__file__).with_name("mundig_child.py")
+_POLL_SECONDS = 0.1
+
+
+def mundig(
+    points: Floats, pool: Floats | None, budget: int, min_distance: float, watch: Watch
+) -> tuple[Indices, Floats, StoppedBy]:
+    """Picks, distances and why it stopped, as `brute_force`, chosen by lightly-mundig."""
+    known = 0 if pool is None else len(pool)
+    with tempfile.TemporaryDirectory(prefix="lightly-worker-mundig-") as folder:
+        vectors, answer = Path(folder, "embeddings.npy"), Path(folder, "picks.npy")
+        rows = np.lib.format.open_memmap(
+            vectors, mode="w+", dtype=np.float32, shape=(known + len(points), points.shape[1])
+        )
+        if pool is not None:
+            rows[:known] = pool
+        rows[known:] = points
+        rows.flush()
+        del rows
+        task = {
+            "embeddings": str(vectors),
+            "picks": str(answer),
+            "preselected": known,
+            "select": min(budget, len(points)) + known,
+            "min_distance": min_distance if min_distance > 0 else None,
+        }
+        _run(task, budget, watch)
+        picks = np.load(answer)[known:] - known
+    distances = _distances_in_order(points, picks, pool)
+    # Its rounding can pass a duplicate, or a row nearer than the minimum by its last digits: ours decides.
+    keep = (distances > 0) & (distances >= np.float32(min_distance))
+    picks, distances = picks[keep], distances[keep]
+    stopped_by: StoppedBy = "budget"
+    if len(picks) < budget:
+        stopped_by = "min_distance" if min_distance > 0 else "exhausted"
+    return picks, distances, stopped_by
+
+
+def _run(task: dict[str, object], budget: int, watch: Watch) -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-X", "utf8", str(_CHILD)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A terminal's Ctrl-C goes to the parent, which then ends the child.
+        start_new_session=True,
+    )
+    try:
+        pending: str | None = json.dumps(task)
+        while True:
+            try:
+                _, errors = child.communicate(pending, timeout=_POLL_SECONDS)
+                break
+            except subprocess.TimeoutExpired:
+                pending = None
+                watch.beat(0, budget)
+    finally:
+        if child.poll() is None:
+            child.kill()
+            child.communicate()
+    if child.returncode != 0:
+        reason = errors.strip().splitlines()[-1] if errors.strip() else "no message"
+        if child.returncode < 0:
+            reason = f"it was ended by signal {-child.returncode} (9 is often a lack of memory)"
+        raise SelectionError(
+            f"lightly-mundig could not select from {task['embeddings']}: {reason}. "
+            "The built-in engine makes the same picks: choose engine 'auto'."
+        )
+
+
+def _distances_in_order(points: Floats, picks: Indices, pool: Floats | None) -> Floats:
+    """Distance of every pick to the nearest pool vector or earlier pick."""
+    chosen = np.ascontiguousarray(points[picks])
+    _, to_pool = nearest_neighbours(chosen, chosen[:0] if pool is None else pool)
+    distances = to_pool
+    for position in range(1, len(chosen)):
+        nearest = squared_distances(chosen[:position], chosen[position]).min()
+        distances[position] = min(distances[position], np.sqrt(nearest))
+    return distances

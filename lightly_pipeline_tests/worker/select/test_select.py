@@ -1,0 +1,147 @@
+"""`select`: what every strategy and engine promises."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pytest
+
+from lightly_pipeline.worker.select import SelectionCancelled, SelectionError, nearest_neighbours, select
+from lightly_pipeline_tests.worker.select.vectors import unit_vectors, walk
+
+ENGINES = ("auto", "numpy", "mundig")
+
+
+def test_the_farthest_row_is_picked_next_and_ties_go_to_the_lowest_index():
+    line = np.array([[0.0], [1.0], [2.0], [4.0], [4.0]], dtype=np.float32)
+    for engine in ENGINES:
+        chosen = select(line, budget=5, engine=engine)
+        # 1 and 2 are both 1 away when 0, 3 (=4) and 2 are taken; the copy of 3 is never taken.
+        assert chosen.indices.tolist() == [0, 3, 2, 1], engine
+        assert chosen.distances.tolist() == [np.inf, 4, 2, 1]
+        assert chosen.stopped_by == "exhausted"
+
+
+def test_min_distance_keeps_what_is_exactly_that_far():
+    line = np.array([[0.0], [5.0], [10.0], [15.0], [17.0], [20.0]], dtype=np.float32)
+    for engine in ENGINES:
+        chosen = select(line, budget=6, min_distance=5, engine=engine)
+        assert chosen.indices.tolist() == [0, 5, 2, 1, 3], engine
+        assert chosen.stopped_by == "min_distance"
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_pool_counts_as_already_chosen_but_not_for_the_budget(engine):
+    pool = np.array([[0.0], [10.0]], dtype=np.float32)
+    line = np.array([[0.0], [1.0], [5.0], [30.0], [10.0]], dtype=np.float32)
+    chosen = select(line, budget=2, pool=pool, engine=engine)
+    assert chosen.indices.tolist() == [3, 2]
+    assert chosen.distances.tolist() == [20, 5]
+    assert select(line, budget=5, pool=pool, engine=engine).indices.tolist() == [3, 2, 1]
+
+
+def test_mundig_agrees_on_clustered_embeddings_with_and_without_a_pool():
+    vectors = walk(4000, 32, seed=1)
+    for pool in (None, walk(500, 32, seed=2)):
+        ours = select(vectors, budget=400, pool=pool, engine="auto")
+        theirs = select(vectors, budget=400, pool=pool, engine="mundig")
+        overlap = len(set(ours.indices) & set(theirs.indices)) / 400
+        assert overlap >= 0.99
+        assert abs(float(ours.distances.min()) - float(theirs.distances.min())) < 1e-3
+
+
+def test_every_strategy_keeps_its_distance_from_picks_and_pool():
+    vectors = walk(1500, 24, seed=3)
+    pool = vectors[::50] + np.float32(1e-3)
+    for strategy in ("coreset", "random"):
+        chosen = select(vectors, budget=1500, min_distance=0.3, pool=pool, strategy=strategy, seed=4)
+        picked = vectors[chosen.indices]
+        gaps = np.linalg.norm(picked[:, None] - picked[None], axis=2)
+        np.fill_diagonal(gaps, np.inf)
+        assert gaps.min() >= 0.3 - 1e-6
+        assert nearest_neighbours(picked, pool)[1].min() >= np.float32(0.3)
+        # and nothing that could have been taken was left out
+        left = np.setdiff1d(np.arange(1500), chosen.indices)
+        assert nearest_neighbours(vectors[left], np.concatenate([picked, pool]))[1].max() < 0.3 + 1e-6
+        assert chosen.stopped_by == "min_distance"
+
+
+def test_the_same_seed_gives_the_same_random_choice_and_another_seed_another():
+    vectors = unit_vectors(300, 16, seed=5)
+    first = select(vectors, budget=30, strategy="random", seed=1).indices
+    assert (first == select(vectors, budget=30, strategy="random", seed=1).indices).all()
+    assert set(first) != set(select(vectors, budget=30, strategy="random", seed=2).indices)
+
+
+def test_nothing_is_chosen_from_nothing_and_never_more_than_there_is():
+    assert len(select(np.empty((0, 8), np.float32), budget=3)) == 0
+    assert len(select(unit_vectors(5, 8, seed=6), budget=0)) == 0
+    assert len(select(unit_vectors(5, 8, seed=6), budget=-1)) == 0
+    assert sorted(select(unit_vectors(5, 8, seed=6), budget=99).indices) == [0, 1, 2, 3, 4]
+
+
+def test_input_that_cannot_be_used_is_refused_with_a_sentence():
+    vectors = unit_vectors(5, 8, seed=7)
+    broken = vectors.copy()
+    broken[3, 2] = np.nan
+    with pytest.raises(SelectionError, match="Row 3 of the embeddings"):
+        select(broken, budget=2)
+    with pytest.raises(SelectionError, match="8 dimensions but the pool's have 4"):
+        select(vectors, budget=2, pool=unit_vectors(2, 4, seed=8))
+    with pytest.raises(SelectionError, match="no strategy 'kmeans'"):
+        select(vectors, budget=2, strategy="kmeans")
+    with pytest.raises(SelectionError, match="no engine 'gpu'"):
+        select(vectors, budget=2, engine="gpu")
+    with pytest.raises(SelectionError, match="weights has the shape"):
+        select(vectors, budget=2, weights=np.ones(4))
+
+
+def test_mundig_that_dies_becomes_a_sentence(monkeypatch, tmp_path):
+    from lightly_pipeline.worker.select import mundig
+
+    panicking = tmp_path / "child.py"
+    panicking.write_text(
+        "import json, sys\nfrom lightly_mundig import Selection\njson.load(sys.stdin)\n"
+        "try:\n    s = Selection(); s.add_diversifying_strategy([[0.0], [1.0]], 1.0); s.run_selection([9], 2, 2)\n"
+        "except BaseException as error:\n    sys.stderr.write(str(error)); sys.exit(1)\n"
+    )
+    monkeypatch.setattr(mundig, "_CHILD", panicking)
+    with pytest.raises(SelectionError, match="lightly-mundig could not select"):
+        select(unit_vectors(5, 8, seed=7), budget=2, engine="mundig")
+
+
+@pytest.mark.parametrize("engine", ["auto", "numpy", "mundig"])
+def test_a_cancelled_selection_ends_within_a_second(engine):
+    vectors = unit_vectors(30_000, 128, seed=9)
+    began = time.monotonic()
+    with pytest.raises(SelectionCancelled):
+        select(vectors, budget=25_000, engine=engine, cancelled=lambda: time.monotonic() - began > 1.5)
+    assert time.monotonic() - began < 3.5
+
+
+@pytest.mark.parametrize("engine", ["auto", "mundig"])
+def test_an_interrupt_ends_the_selection_at_once_and_leaves_no_process(engine):
+    """The engine must not hold the GIL for the whole selection: Ctrl-C was deaf for eight seconds."""
+    program = textwrap.dedent("""
+        import sys
+        from lightly_pipeline.worker.select import select
+        from lightly_pipeline_tests.worker.select.vectors import unit_vectors
+        vectors = unit_vectors(30_000, 128, seed=9)
+        def once(done, total):
+            print("working", flush=True)
+        try:
+            select(vectors, budget=25_000, engine=sys.argv[1], on_progress=once)
+        except KeyboardInterrupt:
+            sys.exit(130)
+    """)
+    child = subprocess.Popen([sys.executable, "-c", program, engine], stdout=subprocess.PIPE, text=True)
+    assert child.stdout.readline() == "working\n"
+    began = time.monotonic()
+    os.kill(child.pid, signal.SIGINT)
+    child.communicate(timeout=10)
+    assert child.returncode == 130
+    assert time.monotonic() - began < 2
