@@ -45,20 +45,34 @@ PEXELS_FILE_HOSTS = Setting(
     "`host:port` also allows plain http on that port",
     "videos.pexels.com,player.vimeo.com,*.vimeocdn.com",
 )
-PEXELS_MAX_HEIGHT = Setting("PEXELS_MAX_HEIGHT", "largest height in pixels of the file chosen of a video", "1080")
-PEXELS_MAX_BYTES = Setting("PEXELS_MAX_BYTES", "largest video file, in bytes, that is downloaded", str(4 * 1024**3))
+PEXELS_MAX_HEIGHT = Setting(
+    "PEXELS_MAX_HEIGHT", "largest height in pixels of the file chosen of a video", "1080"
+)
+PEXELS_MAX_BYTES = Setting(
+    "PEXELS_MAX_BYTES", "largest video file, in bytes, that is downloaded", str(4 * 1024**3)
+)
 VIDEO_CACHE = Setting(
-    "LIGHTLY_VIDEO_CACHE", "folder in which downloaded videos wait for their upload", "~/.cache/lightly_pipeline/videos"
+    "LIGHTLY_VIDEO_CACHE",
+    "folder in which downloaded videos wait for their upload",
+    "~/.cache/lightly_pipeline/videos",
 )
 VIDEO_CACHE_BYTES = Setting(
-    "LIGHTLY_VIDEO_CACHE_BYTES", "size in bytes above which the oldest cached videos are dropped", str(20 * 1024**3)
+    "LIGHTLY_VIDEO_CACHE_BYTES",
+    "size in bytes above which the oldest cached videos are dropped",
+    str(20 * 1024**3),
 )
 BUCKET = Setting("LIGHTLY_BUCKET", "S3 bucket of videos, frames and datapool")
 INSTANCES = Setting(
-    "LIGHTLY_INSTANCES", "EC2 instances that select frames: ids in order of preference, or one `tag:Name=value`"
+    "LIGHTLY_INSTANCES",
+    "EC2 instances that select frames: ids in order of preference, or one `tag:Name=value`",
 )
 RUN_SCRIPT = Setting("LIGHTLY_RUN_SCRIPT", "path of run.sh on the instance", "/home/ubuntu/run.sh")
 DATAPOOL = Setting("LIGHTLY_DATAPOOL", "name of the datapool that selections build on", "lightly-datapool")
+SETTLE_SECONDS = Setting(
+    "LIGHTLY_SETTLE_SECONDS",
+    "seconds that the files of an S3 folder must be unchanged before the sensor acts on it",
+    "10",
+)
 EVENTS_QUEUE_URL = Setting(
     "LIGHTLY_EVENTS_QUEUE_URL", "SQS queue of the bucket's events; without it the sensor lists the bucket", ""
 )

@@ -1,0 +1,220 @@
+"""`lightly-pipeline`: the sandbox, the demo, discovery and the instances, from a shell.
+
+Everything that takes time to import is imported by the command that needs it. Errors that a user can act on are one
+sentence without a traceback.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from lightly_pipeline.sandbox import Sandbox
+
+_STATE = Path(".sandbox")
+
+
+class _Sentences(click.Group):
+    """A group whose commands end with a sentence where they raise one of the package's own errors."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; the package's errors become click's."""
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            if _is_ours(error):
+                raise click.ClickException(str(error)) from error
+            raise
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether `error` is of a class of this package: those carry a sentence for the user."""
+    return any(kind.__module__.startswith("lightly_pipeline.") for kind in type(error).__mro__)
+
+
+@click.group(cls=_Sentences, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="lightly-pipeline")
+def main() -> None:
+    """Turn collected video into a clean, diverse set of frames."""
+
+
+_videos = click.option(
+    "--videos",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of videos that the sandbox's Pexels offers; without it, footage that the sandbox renders.",
+)
+_state = click.option(
+    "--state",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=_STATE,
+    show_default=True,
+    help="Folder in which the sandbox keeps its bucket, its instance's disk and Dagster's runs.",
+)
+
+
+@main.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@_videos
+@_state
+@click.option("--reset", is_flag=True, help="Forget everything that the sandbox has stored, then go on.")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+def sandbox(videos: Path | None, state: Path, reset: bool, command: tuple[str, ...]) -> None:
+    """Run COMMAND inside the sandbox: S3, EC2, SSM and Pexels without an account.
+
+    Without COMMAND the sandbox stays up until Ctrl-C and prints the environment that leads to it.
+    """
+    from lightly_pipeline.sandbox import reset_sandbox
+
+    if reset:
+        reset_sandbox(state)
+        click.echo(f"Everything that the sandbox stored in {state} is gone.", err=True)
+        if not command:
+            return
+    with _opened(state, videos) as opened:
+        environment = {**os.environ, **opened.environment}
+        if not command:
+            for name, value in sorted(opened.environment.items()):
+                click.echo(f"export {name}={value}")
+            _wait_for_a_signal()
+            return
+        code = _run(command, environment)
+    sys.exit(code)
+
+
+@main.command()
+@_videos
+@_state
+@click.option("--count", type=click.IntRange(min=1), help="How many videos; by default one, or all of --videos.")
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("demo_output"),
+    show_default=True,
+    help="Folder for the results.",
+)
+def demo(videos: Path | None, state: Path, count: int | None, output: Path) -> None:
+    """Run the whole pipeline in the sandbox and put the selected frames into a folder."""
+    with _opened(state, videos) as opened:
+        os.environ.update(opened.environment)
+        import dagster as dg
+
+        from lightly_pipeline import demo as pipeline
+        from lightly_pipeline.resources.pexels import PexelsResource
+
+        with dg.DagsterInstance.get() as instance:
+            offered = list(pipeline.offered_videos(PexelsResource()))
+            if not offered:
+                raise click.ClickException(f"There is no video in {videos}: put some there, or leave --videos out.")
+            chosen = pipeline.choose(instance, offered, count or (len(offered) if videos else 1))
+            outcomes = []
+            for video in chosen:
+                click.secho(f"\n{video.url}", bold=True)
+                outcomes.append(pipeline.run_one(instance, video, output))
+        _summarize(outcomes, output)
+    if not any(outcome.folder for outcome in outcomes):
+        sys.exit(1)
+
+
+@main.command()
+@click.option("--count", type=click.IntRange(1, 100), default=1, show_default=True, help="How many videos.")
+@click.option("--run", is_flag=True, help="Also run the pipeline for each of them.")
+def collect(count: int, run: bool) -> None:
+    """Discover random popular videos on Pexels, register their partitions and print the keys."""
+    import dagster as dg
+
+    from lightly_pipeline.automation.collect_pexels_videos import discover_videos
+    from lightly_pipeline.resources.pexels import PexelsResource
+    from lightly_pipeline.videos import pexels_key
+
+    _require_dagster_home()
+    failed = 0
+    with dg.DagsterInstance.get() as instance:
+        found = discover_videos(instance, PexelsResource(), count)
+        for video in found:
+            click.echo(pexels_key(video.id))
+        if not found:
+            raise click.ClickException("Every popular video that Pexels answered with is a partition already.")
+        if run:
+            from lightly_pipeline.demo import pipeline_job
+
+            for video in found:
+                result = dg.execute_job(
+                    dg.reconstructable(pipeline_job),
+                    instance=instance,
+                    tags={"dagster/partition": pexels_key(video.id)},
+                )
+                failed += not result.success
+    if failed:
+        raise click.ClickException(f"{failed} of {len(found)} runs failed; `dagster dev` shows why.")
+
+
+def _opened(state: Path, videos: Path | None) -> "Sandbox":
+    from lightly_pipeline.sandbox import Sandbox
+
+    return Sandbox(state, videos)
+
+
+def _require_dagster_home() -> None:
+    """Without DAGSTER_HOME Dagster keeps what it does in a temporary folder, and partitions would be gone at once."""
+    if os.environ.get("DAGSTER_HOME"):
+        return
+    from lightly_pipeline.sandbox import dagster_home
+
+    os.environ["DAGSTER_HOME"] = str(dagster_home(_STATE))
+
+
+def _run(command: tuple[str, ...], environment: dict[str, str]) -> int:
+    """Run `command` to its end and give its exit code.
+
+    Ctrl-C reaches the command by itself, as it is of the same process group: this process only waits for it to end, so
+    that nothing is taken away from under it. SIGTERM is passed on.
+    """
+    try:
+        process = subprocess.Popen(command, env=environment)
+    except OSError as error:
+        raise click.ClickException(f"{command[0]} could not be started: {error.strerror}.") from error
+
+    def pass_on(number: int, _frame: FrameType | None) -> None:
+        process.send_signal(number)
+
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN), signal.signal(signal.SIGTERM, pass_on)
+    try:
+        code = process.wait()
+    finally:
+        signal.signal(signal.SIGINT, previous[0])
+        signal.signal(signal.SIGTERM, previous[1])
+    return code if code >= 0 else 128 - code
+
+
+def _wait_for_a_signal() -> None:
+    click.echo("# The sandbox is up; Ctrl-C ends it.", err=True)
+    # Both are blocked while they are waited for, so that neither is lost in between.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    signal.sigwait({signal.SIGINT, signal.SIGTERM})
+
+
+def _summarize(outcomes: list[Any], output: Path) -> None:
+    click.echo()
+    for outcome in outcomes:
+        if outcome.folder is None:
+            click.secho(f"✗ {outcome.key}  {outcome.failure}", fg="red")
+        else:
+            counts = outcome.counts or {}
+            click.secho(
+                f"✓ {outcome.key}  {counts.get('selected')} of {counts.get('frames')} frames selected, "
+                f"{counts.get('corrupt')} corrupt, {counts.get('duplicates')} duplicates, {outcome.seconds:.1f} s",
+                fg="green",
+            )
+            click.echo(f"  {outcome.folder}/")
+    done = [outcome for outcome in outcomes if outcome.folder is not None]
+    if done:
+        folder = done[-1].folder
+        click.echo(
+            f"\nLook at   {folder}/contact_sheet.jpg, {folder}/report.html, {folder}/data/sampled/, {folder}/manifest.json\n"
+            f"In the UI make dev, then open http://localhost:3000/assets/lightly_frames"
+        )
