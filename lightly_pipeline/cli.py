@@ -89,7 +89,9 @@ def sandbox(videos: Path | None, state: Path, reset: bool, command: tuple[str, .
 @main.command()
 @_videos
 @_state
-@click.option("--count", type=click.IntRange(min=1), help="How many videos; by default one, or all of --videos.")
+@click.option(
+    "--count", type=click.IntRange(min=1), help="How many videos; by default one, or all of --videos."
+)
 @click.option(
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
@@ -109,7 +111,9 @@ def demo(videos: Path | None, state: Path, count: int | None, output: Path) -> N
         with dg.DagsterInstance.get() as instance:
             offered = list(pipeline.offered_videos(PexelsResource()))
             if not offered:
-                raise click.ClickException(f"There is no video in {videos}: put some there, or leave --videos out.")
+                raise click.ClickException(
+                    f"There is no video in {videos}: put some there, or leave --videos out."
+                )
             chosen = pipeline.choose(instance, offered, count or (len(offered) if videos else 1))
             outcomes = []
             for video in chosen:
@@ -138,7 +142,9 @@ def collect(count: int, run: bool) -> None:
         for video in found:
             click.echo(pexels_key(video.id))
         if not found:
-            raise click.ClickException("Every popular video that Pexels answered with is a partition already.")
+            raise click.ClickException(
+                "Every popular video that Pexels answered with is a partition already."
+            )
         if run:
             from lightly_pipeline.demo import pipeline_job
 

@@ -92,7 +92,9 @@ def copy_results(key: str, output: Path) -> Path:
     for file in bucket.list(output_prefix(key)):
         target = (arriving / file.key.removeprefix(output_prefix(key))).resolve()
         if not target.is_relative_to(arriving.resolve()):
-            raise click.ClickException(f"{bucket.uri(file.key)} would be written outside of {folder}: remove it.")
+            raise click.ClickException(
+                f"{bucket.uri(file.key)} would be written outside of {folder}: remove it."
+            )
         bucket.download(file.key, target)
     if not (arriving / "manifest.json").exists():
         raise click.ClickException(f"{bucket.uri(manifest_key(key))} is missing: run the selection again.")
@@ -146,13 +148,20 @@ class _Story:
         elif event.is_step_start:
             click.echo(f"{step} started")
         elif event.is_asset_observation:
-            progress = {name: value.value for name, value in event.asset_observation_data.asset_observation.metadata.items()}
+            progress = {
+                name: value.value
+                for name, value in event.asset_observation_data.asset_observation.metadata.items()
+            }
             if "done" in progress:
-                click.echo(f"{step} {progress.get('stage', '')}: {progress['done']} of {progress.get('total') or '?'}")
+                click.echo(
+                    f"{step} {progress.get('stage', '')}: {progress['done']} of {progress.get('total') or '?'}"
+                )
         elif event.is_step_materialization:
             click.echo(f"{step} materialized")
         elif event.is_step_failure:
             error = event.step_failure_data.user_failure_data
             cause = event.step_failure_data.error
-            self.failure = (error.description if error else None) or (cause.message.strip() if cause else None)
+            self.failure = (error.description if error else None) or (
+                cause.message.strip() if cause else None
+            )
             click.echo(f"{step} failed: {self.failure}")

@@ -35,12 +35,15 @@ _MANIFEST_CHECK = "manifest_agrees_with_bucket"
     check_specs=[
         dg.AssetCheckSpec(name, asset="lightly_frames") for name in (*_WORKER_CHECKS, _MANIFEST_CHECK)
     ],
-    description="The selected frames with their report, under output_dir/<key>/: no corrupt frames, no duplicates, "
-    "and a diverse tenth of the rest, chosen on top of what earlier videos contributed to the datapool.",
 )
 def lightly_frames(
     context: dg.AssetExecutionContext, config: SelectionConfig, s3: BucketResource, runner: RunnerResource
 ) -> dg.MaterializeResult[None]:
+    """The selected frames with their report, under output_dir/<key>/.
+
+    No corrupt frames, no exact duplicates, and a diverse tenth of the rest, chosen on top of what earlier videos
+    contributed to the datapool.
+    """
     key = context.partition_key
     with failures(video=key):
         bucket = s3.open()
@@ -79,10 +82,10 @@ def _compare_with_bucket(bucket: VideoBucket, key: str) -> dg.AssetCheckResult:
         )
     manifest: dict[str, Any] = json.loads(content)
     listed = {f"{output_prefix(key)}{file['path']}": file["bytes"] for file in manifest["files"]}
-    present = {file.key: file.size for file in bucket.list(output_prefix(key)) if file.key != manifest_key(key)}
-    wrong = sorted(
-        {name for name in listed.keys() | present.keys() if listed.get(name) != present.get(name)}
-    )
+    present = {
+        file.key: file.size for file in bucket.list(output_prefix(key)) if file.key != manifest_key(key)
+    }
+    wrong = sorted({name for name in listed.keys() | present.keys() if listed.get(name) != present.get(name)})
     return dg.AssetCheckResult(
         check_name=_MANIFEST_CHECK,
         passed=not wrong,

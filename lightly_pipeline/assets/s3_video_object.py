@@ -24,11 +24,11 @@ INPUT_VERSION = "input_version"
     kinds={"s3"},
     group_name="lightly_pipeline",
     check_specs=[dg.AssetCheckSpec("object_is_the_download", asset="s3_video_object", blocking=True)],
-    description="The video in the bucket, under input_dir/<key>/, with its origin and licence as object metadata.",
 )
 def s3_video_object(
     context: dg.AssetExecutionContext, pexels: PexelsResource, s3: BucketResource
 ) -> dg.MaterializeResult[None]:
+    """The video in the bucket, under input_dir/<key>/, with its origin and licence as object metadata."""
     key = context.partition_key
     with failures(video=key):
         bucket = s3.open()
@@ -76,7 +76,9 @@ def _somebody_elses(bucket: VideoBucket, key: str) -> dg.MaterializeResult[None]
         },
         check_results=[
             dg.AssetCheckResult(
-                check_name="object_is_the_download", passed=True, metadata={"note": "Not downloaded by this pipeline."}
+                check_name="object_is_the_download",
+                passed=True,
+                metadata={"note": "Not downloaded by this pipeline."},
             )
         ],
     )

@@ -34,12 +34,14 @@ def discover_videos(
     job=collect_videos_job,
     cron_schedule="0 * * * *",
     default_status=dg.DefaultScheduleStatus.STOPPED,
-    description=f"Every hour, collect {VIDEOS_PER_TICK} random popular videos that are not known yet. Off until it is "
-    "switched on: it spends quota of the Pexels API, whose terms restrict systematic copying.",
 )
 def collect_pexels_videos(
     context: dg.ScheduleEvaluationContext, pexels: PexelsResource
 ) -> Iterator[dg.RunRequest | dg.SkipReason]:
+    """Every hour, collects a few random popular videos that are not known yet.
+
+    Off until it is switched on: it spends quota of the Pexels API, whose terms restrict systematic copying.
+    """
     found = discover_videos(context.instance, pexels, VIDEOS_PER_TICK)
     for video in found:
         key = pexels_key(video.id)
