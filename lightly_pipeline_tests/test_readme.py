@@ -1,0 +1,48 @@
+"""The README says what the code does: its table of settings is made of `settings.py`, its links and commands exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from lightly_pipeline import settings
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def settings_table() -> str:
+    rows = ["| variable | meaning | default |", "| --- | --- | --- |"]
+    for setting in vars(settings).values():
+        if isinstance(setting, settings.Setting):
+            default = f"`{setting.default}`" if setting.default else "unset" if setting.default == "" else "required"
+            rows.append(f"| `{setting.name}` | {setting.meaning} | {default} |")
+    return "\n".join(rows)
+
+
+def test_the_table_of_settings_is_that_of_the_code():
+    written = re.search(r"<!-- settings -->\n(.*?)\n<!-- /settings -->", README, re.DOTALL)
+    assert written is not None
+    assert written[1].strip() == settings_table(), f"README's table should be:\n{settings_table()}"
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(([^)#:]+)\)", README))))
+def test_every_relative_link_leads_somewhere(target):
+    assert (ROOT / target).exists()
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"\bmake ([a-z]+)", README))))
+def test_every_make_target_that_is_named_exists(target):
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+def test_no_environment_variable_is_read_elsewhere():
+    """Settings live in one module: a variable that is read somewhere else is one that nobody can find."""
+    package = ROOT / "lightly_pipeline"
+    readers = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if re.search(r"os\.(environ\[|environ\.get|getenv)", path.read_text(encoding="utf-8"))
+    }
+    # The worker stands alone; the command line and the sandbox hand whole environments on.
+    assert {path for path in readers if not path.startswith(("worker/", "sandbox/"))} <= {"settings.py", "cli.py"}
