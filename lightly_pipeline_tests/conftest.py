@@ -4,6 +4,8 @@ import os
 
 import pytest
 
+pytest_plugins = ["lightly_pipeline_tests.sandbox_fixtures"]
+
 _NOWHERE = {
     "AWS_ACCESS_KEY_ID": "test",
     "AWS_SECRET_ACCESS_KEY": "test",

@@ -1,1 +1,12 @@
-"""The embedded world: S3, EC2 and SSM by moto's server with commands that really run, and a Pexels stand-in."""
+"""The embedded world: S3, EC2 and SSM by moto's server with commands that really run, and a Pexels stand-in.
+
+`Sandbox` composes it; `aws/` and `pexels/` are its two halves, `footage.py` renders the videos it offers. Nothing heavy
+is imported before a sandbox is opened.
+"""
+
+from lightly_pipeline.sandbox.embedded import Sandbox, reset_sandbox
+from lightly_pipeline.sandbox.errors import SandboxError
+from lightly_pipeline.sandbox.home import dagster_home
+from lightly_pipeline.sandbox.timings import SandboxTimings
+
+__all__ = ["Sandbox", "SandboxError", "SandboxTimings", "dagster_home", "reset_sandbox"]

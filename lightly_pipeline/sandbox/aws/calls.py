@@ -1,0 +1,66 @@
+"""What was called: each AWS call as `service:Operation`, with whose credentials, and how it was answered.
+
+The recent ones in order, and all of them as counts: from these a test compares what the pipeline really calls with what
+its IAM policies allow.
+"""
+
+import threading
+import time
+from collections import Counter, deque
+from dataclasses import asdict, dataclass
+from typing import Any
+
+_KEPT = 20_000
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call. `resource` is the bucket and key of an S3 call, else empty."""
+
+    time: float
+    caller: str
+    operation: str
+    resource: str
+    status: int
+
+
+class CallLog:
+    """The calls of one sandbox, bounded; may be used from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._recent: deque[Call] = deque(maxlen=_KEPT)
+        self._counts: Counter[tuple[str, str]] = Counter()
+
+    def record(self, caller: str, operation: str, resource: str, status: int) -> None:
+        """Note one call that has been answered."""
+        with self._lock:
+            self._recent.append(Call(time.time(), caller, operation, resource, status))
+            self._counts[caller, operation] += 1
+
+    def recent(self) -> list[Call]:
+        """The last calls, oldest first."""
+        with self._lock:
+            return list(self._recent)
+
+    def counts(self, caller: str | None = None) -> dict[str, int]:
+        """How often each operation was called, by everybody or by `caller` ("user" or "instance")."""
+        totals: Counter[str] = Counter()
+        with self._lock:
+            for (who, operation), count in self._counts.items():
+                if caller in (None, who):
+                    totals[operation] += count
+        return dict(totals)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._recent.clear()
+            self._counts.clear()
+
+    def as_json(self) -> dict[str, Any]:
+        """Counts by caller and the recent calls, for the control endpoint."""
+        return {
+            "counts": {caller: self.counts(caller) for caller in ("user", "instance")},
+            "recent": [asdict(call) for call in self.recent()],
+        }

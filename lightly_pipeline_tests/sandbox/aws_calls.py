@@ -1,0 +1,102 @@
+"""Short ways to say in a test what happens on the sandbox's AWS, all through boto3."""
+
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import boto3
+
+T = TypeVar("T")
+
+
+def until(look: Callable[[], T], *, seconds: float = 15.0) -> T:
+    """What `look` returns as soon as that is true; an AssertionError when `seconds` have passed."""
+    deadline = time.monotonic() + seconds
+    while True:
+        seen = look()
+        if seen:
+            return seen
+        assert time.monotonic() < deadline, f"not within {seconds} s, last seen: {seen!r}"
+        time.sleep(0.02)
+
+
+class Aws:
+    """Clients of a sandbox and the few steps that most tests begin with."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        session = boto3.session.Session(
+            aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
+            region_name=environment["AWS_REGION"],
+        )
+        self._session = session
+        self._endpoint = environment["AWS_ENDPOINT_URL"]
+        self.bucket = environment["LIGHTLY_BUCKET"]
+        self.instance = environment["LIGHTLY_INSTANCES"].split(",")[0]
+        self.ec2 = self.client("ec2")
+        self.ssm = self.client("ssm")
+        self.s3 = self.client("s3")
+        self.logs = self.client("logs")
+
+    def client(self, service: str, **options: Any) -> Any:
+        return self._session.client(service, endpoint_url=self._endpoint, **options)
+
+    def description(self, instance: str | None = None) -> dict[str, Any]:
+        found = self.ec2.describe_instances(InstanceIds=[instance or self.instance])
+        return found["Reservations"][0]["Instances"][0]
+
+    def state(self, instance: str | None = None) -> str:
+        return self.description(instance)["State"]["Name"]
+
+    def start(self, instance: str | None = None) -> None:
+        """Start and wait until the agent is online."""
+        instance = instance or self.instance
+        until(lambda: self.state(instance) in ("stopped", "running"))
+        self.ec2.start_instances(InstanceIds=[instance])
+        until(lambda: self.ping(instance) == "Online")
+
+    def stop(self, instance: str | None = None) -> None:
+        """Stop, from whatever state, and wait until it is."""
+        instance = instance or self.instance
+        until(lambda: self.state(instance) != "pending")
+        self.ec2.stop_instances(InstanceIds=[instance], Force=True)
+        until(lambda: self.state(instance) == "stopped")
+
+    def ping(self, instance: str | None = None) -> str | None:
+        found = self.ssm.describe_instance_information(
+            Filters=[{"Key": "InstanceIds", "Values": [instance or self.instance]}]
+        )["InstanceInformationList"]
+        return found[0]["PingStatus"] if found else None
+
+    def send(self, *lines: str, instance: str | None = None, **options: Any) -> str:
+        """Send lines to run; keyword `executionTimeout` is the document's parameter, others are SendCommand's."""
+        parameters = {"commands": list(lines)}
+        if "executionTimeout" in options:
+            parameters["executionTimeout"] = [options.pop("executionTimeout")]
+        command = self.ssm.send_command(
+            InstanceIds=[instance or self.instance],
+            DocumentName="AWS-RunShellScript",
+            Parameters=parameters,
+            **options,
+        )
+        return command["Command"]["CommandId"]
+
+    def invocation(self, command: str, instance: str | None = None) -> dict[str, Any]:
+        """GetCommandInvocation once it is visible."""
+
+        def look() -> dict[str, Any] | None:
+            try:
+                return self.ssm.get_command_invocation(CommandId=command, InstanceId=instance or self.instance)
+            except self.ssm.exceptions.InvocationDoesNotExist:
+                return None
+
+        return until(look)
+
+    def reaches(self, command: str, *statuses: str, instance: str | None = None) -> dict[str, Any]:
+        """The invocation when its status is one of `statuses`."""
+        until(lambda: self.invocation(command, instance)["Status"] in statuses)
+        return self.invocation(command, instance)
+
+    def result(self, command: str, instance: str | None = None) -> dict[str, Any]:
+        """The invocation when it is over."""
+        return self.reaches(command, "Success", "Failed", "Cancelled", "TimedOut", instance=instance)
