@@ -1,0 +1,99 @@
+"""The resource `runner`: which instances select frames, and how patient, thrifty and shared their use is."""
+
+import boto3
+import dagster as dg
+from pydantic import Field
+
+from lightly_pipeline.runner import (
+    Clients,
+    CommandSettings,
+    Deadlines,
+    InstanceRunner,
+    LeaseSettings,
+    Price,
+    RunnerSettings,
+)
+from lightly_pipeline.settings import BUCKET, INSTANCES
+
+
+class RunnerResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """EC2 instances that run only while they work, reached through SSM.
+
+    Region, endpoint, profile and credentials are boto3's own (environment, profile, role) unless set here.
+    """
+
+    instances: str | None = Field(
+        default=None,
+        description="Instance ids in order of preference, separated by commas, or one tag:Name=value; by "
+        f"default ${INSTANCES.name}.",
+    )
+    bucket: str | None = Field(
+        default=None, description=f"Bucket of lease records and messages; by default ${BUCKET.name}."
+    )
+    region: str | None = Field(default=None, description="AWS region; by default boto3's.")
+    max_jobs_per_instance: int = Field(
+        default=1,
+        ge=1,
+        le=5,
+        description="Jobs that share an instance at the same time; 1 for a GPU. SSM's agent runs five at most.",
+    )
+    linger_seconds: float = Field(
+        default=0.0, ge=0, description="Seconds for which an instance without a job stays up for the next one."
+    )
+    start_timeout_seconds: float = Field(default=300.0, gt=0, description="Longest wait for `running`.")
+    agent_timeout_seconds: float = Field(default=300.0, gt=0, description="Longest wait for the SSM agent.")
+    stopping_timeout_seconds: float = Field(
+        default=600.0, gt=0, description="Seconds in `stopping` after which a stop is forced."
+    )
+    capacity_timeout_seconds: float = Field(
+        default=600.0, gt=0, description="How long to try again when EC2 has no capacity for any instance."
+    )
+    queue_timeout_seconds: float = Field(
+        default=21600.0, gt=0, description="Longest wait for a free slot while all instances are busy."
+    )
+    lease_seconds: float = Field(
+        default=900.0,
+        ge=10,
+        description="How long the lease of a dead run keeps an instance up; renewed five times in that time.",
+    )
+    door_seconds: float = Field(
+        default=60.0, ge=5, description="How long a run that dies while it stops an instance blocks the others."
+    )
+    log_group: str | None = Field(
+        default=None, description="CloudWatch log group for the commands' output, shown live when set."
+    )
+    document: str = Field(
+        default="AWS-RunShellScript", description="SSM document that takes `commands` and `executionTimeout`."
+    )
+    price_per_hour_usd: float | None = Field(
+        default=None, ge=0, description="Price of an instance hour, for the cost shown with each run."
+    )
+    price_source: str = Field(default="", description="Where that price is from, and of when.")
+
+    def open(self) -> InstanceRunner:
+        """A runner with clients of its own. MissingSetting where no bucket or no instance is named."""
+        price = self.price_per_hour_usd
+        settings = RunnerSettings(
+            lease=LeaseSettings(
+                max_jobs=self.max_jobs_per_instance,
+                ttl=self.lease_seconds,
+                renew_every=self.lease_seconds / 5,
+                door=self.door_seconds,
+                queue=self.queue_timeout_seconds,
+            ),
+            command=CommandSettings(document=self.document, log_group=self.log_group),
+            deadlines=Deadlines(
+                start=self.start_timeout_seconds,
+                agent=self.agent_timeout_seconds,
+                stopping=self.stopping_timeout_seconds,
+                capacity=self.capacity_timeout_seconds,
+            ),
+            linger=self.linger_seconds,
+            price=Price(price, self.price_source) if price is not None else None,
+        )
+        return InstanceRunner.open(
+            Clients.from_session(boto3.Session(region_name=self.region)),
+            instances=self.instances or INSTANCES.value(),
+            bucket=self.bucket or BUCKET.value(),
+            settings=settings,
+        )

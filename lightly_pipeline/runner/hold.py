@@ -1,0 +1,377 @@
+"""One job's hold on an instance: choose one of the pool, lease it, get it ready, give it back.
+
+The lease is written before the instance is started, and the door is closed before it is stopped, so that
+there is no moment at which a crash leaves an instance running that no record tells of.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, replace
+
+from lightly_pipeline.runner import record as lease_record
+from lightly_pipeline.runner.clock import QUEUED, STARTING, Clock, ticks
+from lightly_pipeline.runner.command import Commands
+from lightly_pipeline.runner.errors import (
+    InstanceGone,
+    InstanceTaken,
+    NoCapacity,
+    NotReady,
+    PoolBusy,
+    RunnerError,
+)
+from lightly_pipeline.runner.instance import GONE_STATES, Instances, Seen
+from lightly_pipeline.runner.interrupts import InterruptGate
+from lightly_pipeline.runner.lease import LeaseStore
+from lightly_pipeline.runner.record import Record, Released
+
+_UP = frozenset({"running", "pending"})
+
+
+@dataclass(frozen=True)
+class LeaseSettings:
+    """Seconds, and slots, of the lease protocol.
+
+    A lease that is not renewed (every `renew_every`) expires after `ttl`: a dead holder keeps an instance up
+    for so long at most. `door` is how long a stopper that dies blocks the others. `queue` bounds the wait for
+    a free slot.
+    """
+
+    max_jobs: int = 1
+    ttl: float = 900.0
+    renew_every: float = 180.0
+    waiting_ttl: float = 60.0
+    door: float = 60.0
+    queue: float = 21600.0
+
+
+@dataclass
+class Hold:
+    """A holder's leases, from the first that it asks for to the last that it gives back.
+
+    `say` gets the sentences that a person who waits should see. `adopt` are holders whose place may be taken.
+    """
+
+    holder: str
+    instances: Instances
+    store: LeaseStore
+    commands: Commands
+    settings: LeaseSettings
+    clock: Clock
+    gate: InterruptGate
+    say: Callable[[str], object]
+    adopt: Collection[str] = ()
+    seen: Seen | None = None
+    command: str | None = None
+    resumed: bool = False
+    starts: int = 0
+    usable_at: float = 0.0
+    stopped_at: float | None = None
+    seconds: float = 0.0
+    _touched: dict[str, None] = field(default_factory=dict)
+    _claim: str = field(default_factory=lambda: uuid.uuid4().hex)
+    _renewed: float = 0.0
+    _last_said: str = ""
+
+    def acquire(self, prefer: str | None = None) -> Seen:
+        """Lease an instance and return it running, with its SSM agent online.
+
+        `prefer` is an instance to take whatever its load, as an own command runs there. PoolBusy after
+        `settings.queue` seconds without a free slot, NoCapacity when EC2 has none for any instance within its
+        deadline; otherwise what starting the instance raised.
+        """
+        cooling: dict[str, float] = {}
+        no_capacity: NoCapacity | None = None
+        no_capacity_since = 0.0
+        failed: dict[str, RunnerError] = {}
+        for look in ticks(self.clock, QUEUED, self.settings.queue):
+            pool = self.instances.describe()
+            records = {seen.id: self.store.read(seen.id) for seen in pool}
+            now = self.clock.monotonic()
+            warm = [seen for seen in pool if cooling.get(seen.id, 0.0) <= now]
+            for seen in self._in_order(warm, records, prefer):
+                if not self._lease(seen, force=seen.id == prefer):
+                    continue
+                try:
+                    self._make_ready(seen)
+                except NoCapacity as error:
+                    no_capacity, no_capacity_since = error, no_capacity_since or now
+                    cooling[seen.id] = now + min(60.0, 10.0 + (now - no_capacity_since) / 4)
+                    self._tell(f"{error} Trying the next instance of the pool.")
+                    self._leave(seen.id)
+                    continue
+                except (InstanceGone, NotReady) as error:
+                    # The next instance may do; when each has failed once, nothing is left to hope for.
+                    self._leave(seen.id)
+                    failed[seen.id] = error
+                    if all(other.id in failed for other in pool):
+                        raise
+                    cooling[seen.id] = now + 600.0
+                    self._tell(f"{error} Trying the next instance of the pool.")
+                    continue
+                except InstanceTaken as error:
+                    self._leave(seen.id)
+                    self._tell(str(error))
+                    continue
+                for other in [name for name in self._touched if name != seen.id]:
+                    self._leave(other)
+                return self._ready()
+            if no_capacity is not None and now - no_capacity_since >= self.instances.deadlines.capacity:
+                raise no_capacity
+            self._queue_up(pool, records)
+            self._tell(self._why_waiting(pool, records, cooling, look.elapsed))
+        raise PoolBusy(
+            f"No instance of the pool had a free slot for {self.settings.queue:.0f} s "
+            f"(max_jobs_per_instance is "
+            f"{self.settings.max_jobs}): add instances to LIGHTLY_INSTANCES, or raise the queue timeout."
+        )
+
+    def tick(self) -> None:
+        """Renew the lease when it is time.
+
+        Call it at every look. InstanceTaken where it was lost meanwhile.
+        """
+        if self.seen is not None and self.clock.monotonic() - self._renewed >= self.settings.renew_every:
+            self.note(None)
+
+    def note(self, command: str | None) -> None:
+        """Renew the lease now, and write down which command runs under it."""
+        seen = self._ready()
+        refusal = self.store.update(
+            seen.id,
+            lambda record, now: lease_record.renew(record, self.holder, now, ttl=self.settings.ttl, command=command),
+        )
+        if refusal is not None:
+            raise InstanceTaken(f"The lease of {self.holder} on {seen.id} expired, and the instance is being stopped.")
+        self._renewed = self.clock.monotonic()
+
+    def leave(self) -> None:
+        """Give back the instance that was lost or is not wanted, and be ready to acquire another."""
+        for instance_id in list(self._touched):
+            self._leave(instance_id)
+        self.seen = self.command = None
+
+    def release(self, *, linger: float = 0.0) -> tuple[str, ...]:
+        """Give everything back; stop what nobody else holds. Returns the other holders of the own instance.
+
+        Idempotent, and short: it waits for nothing, and no interrupt cuts it. Only where EC2 refuses to stop
+        an instance that is still pending does it go on asking, and then a further interrupt may end it: the
+        door stays closed for a while, and the sensor or the watchdog stops what is left.
+        """
+        others: tuple[str, ...] = ()
+        refused: list[str] = []
+        errors: list[RunnerError] = []
+        with self.gate.shield():
+            own = self.seen.id if self.seen is not None else None
+            cancelled, self.command = self.command, None
+            if own is not None and cancelled is not None:
+                try:
+                    self.commands.cancel(cancelled, own)
+                except RunnerError as error:
+                    errors.append(error)
+            for instance_id in list(self._touched):
+                try:
+                    released = self._give_back(instance_id, linger)
+                    if instance_id == own:
+                        others = released.others
+                        if others and cancelled is not None:
+                            self.commands.kill_container(cancelled, own)
+                    if released.must_stop and not self._stopped(instance_id):
+                        refused.append(instance_id)
+                except RunnerError as error:
+                    errors.append(error)
+        if refused:
+            self.gate.reopen()
+        for instance_id in refused:
+            self._tell(f"EC2 does not stop {instance_id} yet; asking again until it does.")
+            try:
+                self._stop_until_accepted(instance_id)
+            except RunnerError as error:
+                errors.append(error)
+        self.seen = None
+        for further in errors[1:]:
+            self.say(str(further))
+        if errors:
+            raise errors[0]
+        return others
+
+    def reap(self, seen: Seen, *, evict: bool = False) -> bool:
+        """Release an instance as its last holder would, on behalf of those that are dead; whether it is
+        stopped now.
+
+        `evict` drops live leases as well.
+        """
+        self._touched[seen.id] = None
+        if evict:
+            self.store.update(seen.id, lambda record, now: (replace(record, leases={}, door=None), None))
+        if not self._give_back(seen.id, 0.0).must_stop:
+            return False
+        self._stop_until_accepted(seen.id)
+        return True
+
+    @property
+    def acquired(self) -> Seen:
+        """The instance that is leased and ready; InstanceTaken where there is none."""
+        return self._ready()
+
+    def _in_order(self, pool: list[Seen], records: dict[str, Record], prefer: str | None) -> list[Seen]:
+        """The instances worth asking for a lease: an own one, running ones with a free slot, stopped ones."""
+        now = self.store.clock.now()
+        ranked: list[tuple[tuple[int, int, int], Seen]] = []
+        for place, seen in enumerate(pool):
+            record = records[seen.id]
+            jobs = [name for name in record.live(now, "job") if name not in self.adopt]
+            if seen.id == prefer or self.holder in jobs or set(record.live(now, "job")) & set(self.adopt):
+                rank = 0
+            elif len(jobs) >= self.settings.max_jobs or record.closed(now):
+                continue
+            else:
+                rank = 1 if seen.state in _UP else 2 if seen.state == "stopped" else 3
+            ranked.append(((rank, len(jobs), place), seen))
+        return [seen for _, seen in sorted(ranked, key=lambda entry: entry[0])]
+
+    def _lease(self, seen: Seen, *, force: bool) -> bool:
+        # Before the write: an interrupt in its middle must find here that there may be something to give
+        # back.
+        known = seen.id in self._touched
+        self._touched[seen.id] = None
+
+        def change(record: Record, now: float) -> tuple[Record, tuple[bool, bool]]:
+            held = {self.holder, *self.adopt} & set(record.leases)
+            new, refusal = lease_record.acquire(
+                record,
+                self.holder,
+                now,
+                ttl=self.settings.ttl,
+                max_jobs=len(record.leases) + 1 if force else self.settings.max_jobs,
+                adopt=self.adopt,
+            )
+            return new, (refusal is None, any(record.leases[name].kind == "job" for name in held))
+
+        taken, self.resumed = self.store.update(seen.id, change)
+        if taken:
+            self.seen = seen
+            self._renewed = self.clock.monotonic()
+        elif not known:
+            del self._touched[seen.id]
+        return taken
+
+    def _make_ready(self, seen: Seen) -> None:
+        if seen.state != "running":
+            self.starts += 1
+            self._tell(f"Starting instance {seen.id} ({seen.type or 'type unknown'}, {seen.state}).")
+        running = self.instances.start(seen.id, self.tick)
+        self.seen = running
+        if running.launched is not None:
+            launched = running.launched
+            self.store.update(seen.id, lambda record, now: (lease_record.started(record, now, launched), None))
+        self.instances.wait_for_agent(running, self.tick)
+        self.usable_at = self.clock.monotonic()
+
+    def _queue_up(self, pool: list[Seen], records: dict[str, Record]) -> None:
+        """Be known to the holders of one busy instance, so that it is not stopped just before this job's
+        turn."""
+        now = self.store.clock.now()
+        busy = [seen for seen in pool if seen.state in _UP and records[seen.id].live(now, "job")]
+        if not busy:
+            return
+        own = [seen for seen in busy if self.holder in records[seen.id].live(now, "waiting")]
+        chosen = own[0] if own else min(busy, key=lambda seen: len(records[seen.id].live(now, "waiting")))
+        noted = records[chosen.id].leases.get(self.holder)
+        if noted is not None and noted.expires - now > self.settings.waiting_ttl * 2 / 3:
+            return
+        self._touched[chosen.id] = None
+        self.store.update(
+            chosen.id,
+            lambda record, at: lease_record.wait(record, self.holder, at, ttl=self.settings.waiting_ttl),
+        )
+
+    def _why_waiting(
+        self, pool: list[Seen], records: dict[str, Record], cooling: dict[str, float], elapsed: float
+    ) -> str:
+        now = self.store.clock.now()
+        parts = []
+        for seen in pool:
+            record = records[seen.id]
+            jobs = sorted(record.live(now, "job"))
+            if seen.id in cooling:
+                parts.append(f"{seen.id} has no capacity or is gone")
+            elif record.closed(now):
+                parts.append(f"{seen.id} is being stopped")
+            elif jobs:
+                parts.append(f"{seen.id} works for {', '.join(jobs[:3])}")
+            else:
+                parts.append(f"{seen.id} is {seen.state}")
+        more = f" and {len(parts) - 8} more" if len(parts) > 8 else ""
+        minutes = int(elapsed // 60)
+        since = f" (for {minutes} min)" if minutes else ""
+        return f"Waiting for an instance{since}: {'; '.join(parts[:8])}{more}."
+
+    def _leave(self, instance_id: str) -> None:
+        if self._give_back(instance_id, 0.0).must_stop:
+            self._stop_until_accepted(instance_id)
+        if self.seen is not None and self.seen.id == instance_id:
+            self.seen = None
+
+    def _give_back(self, instance_id: str, linger: float) -> Released:
+        """Remove the own lease in one write, which also closes the door when no other is left."""
+        released = self.store.update(
+            instance_id,
+            lambda record, now: lease_record.release(
+                record, self.holder, now, claim=self._claim, linger=linger, door=self.settings.door
+            ),
+            client=self.store.brisk,
+        )
+        self.seconds += released.seconds
+        if not released.must_stop:
+            del self._touched[instance_id]
+        return released
+
+    def _stopped(self, instance_id: str) -> bool:
+        """Ask EC2 once; open the door and forget the instance where it says that it stops."""
+        if self.instances.stop_once(instance_id) is None and not self.instances.is_stopped(instance_id):
+            return False
+        self.stopped_at = self.clock.monotonic()
+        self.store.update(
+            instance_id,
+            lambda record, now: (lease_record.open_door(record, self._claim, now), None),
+            client=self.store.brisk,
+        )
+        self._touched.pop(instance_id, None)
+        return True
+
+    def _stop_until_accepted(self, instance_id: str) -> None:
+        """Repeat the stop until EC2 stops the instance, as it refuses while `pending`.
+
+        Never under a new holder.
+        """
+        deadline = self.instances.deadlines.start
+        confirmed = self.clock.monotonic()
+        for _ in ticks(self.clock, STARTING, deadline):
+            if self.clock.monotonic() - confirmed > self.settings.door / 2:
+                if not self.store.update(
+                    instance_id,
+                    lambda record, now: lease_record.keep_door(record, self._claim, now, door=self.settings.door),
+                ):
+                    self._touched.pop(instance_id, None)
+                    return
+                confirmed = self.clock.monotonic()
+            if self._stopped(instance_id):
+                return
+        raise NotReady(
+            f"EC2 has not accepted to stop instance {instance_id} for {deadline:.0f} s: stop it in the EC2 "
+            f"console. The "
+            f"sensor release_expired_instances and the instance's own watchdog try as well."
+        )
+
+    def _ready(self) -> Seen:
+        if self.seen is None or self.seen.state in GONE_STATES:
+            raise InstanceTaken(f"{self.holder} holds no instance.")
+        return self.seen
+
+    def _tell(self, sentence: str) -> None:
+        """Say something once, not at every look."""
+        if sentence != self._last_said:
+            self._last_said = sentence
+            self.say(sentence)

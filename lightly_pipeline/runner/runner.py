@@ -1,0 +1,389 @@
+"""InstanceRunner: run one command on an instance of the pool, and leave no instance behind.
+
+The spine of the room: lease and start (`hold.py`), send and follow (`command.py`), release. Whatever happens
+between, the instance is given back; what happens after this process is dead, `release_expired` (called by a
+sensor) and the watchdog on the instance see to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+
+from lightly_pipeline.runner import record as lease_record
+from lightly_pipeline.runner.aws import Clients, said_plainly
+from lightly_pipeline.runner.clock import Clock
+from lightly_pipeline.runner.command import Commands, CommandSettings, Ended, Found, Sent, Stream
+from lightly_pipeline.runner.cost import Price
+from lightly_pipeline.runner.errors import InstanceTaken, RunnerError
+from lightly_pipeline.runner.hold import Hold, LeaseSettings
+from lightly_pipeline.runner.instance import Deadlines, Instances, Seen
+from lightly_pipeline.runner.interrupts import InterruptGate
+from lightly_pipeline.runner.lease import LeaseStore, ServerClock
+from lightly_pipeline.runner.record import Record, Released
+from lightly_pipeline.runner.script import command_text
+
+_RUNS = ".lightly/runs/"
+
+
+@dataclass(frozen=True)
+class RunnerSettings:
+    """Everything about a runner that is a choice.
+
+    `linger` are seconds for which an idle instance stays up.
+    """
+
+    lease: LeaseSettings = field(default_factory=LeaseSettings)
+    command: CommandSettings = field(default_factory=CommandSettings)
+    deadlines: Deadlines = field(default_factory=Deadlines)
+    linger: float = 0.0
+    attempts: int = 3
+    price: Price | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """A program to run once, on whichever instance.
+
+    `holder` names it in lease records, commands and S3 (`.lightly/runs/<holder>/`): `<run>/<step>/<retry>`.
+    `adopt` are the holders of dead runs of the same work, `instance_hint` the instance on which one of these,
+    or this one before a crash, was last seen: what still runs of them is followed instead of being started
+    again. The job must be one that may run twice: it is sent again when its instance is lost under it.
+    """
+
+    holder: str
+    argv: Sequence[str]
+    timeout: int
+    environment: Mapping[str, str] = field(default_factory=dict)
+    adopt: Sequence[str] = ()
+    instance_hint: str | None = None
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One command for a job: its number, where its files go in S3, and whether it was found already
+    running."""
+
+    number: int
+    prefix: str
+    attached: bool
+
+
+class Watcher:
+    """What a caller of `InstanceRunner.run` may want to know or add while it runs; does nothing by itself.
+
+    `woken` ends the runner's current pause early when it is set.
+    """
+
+    def __init__(self) -> None:
+        self.woken = threading.Event()
+
+    def said(self, sentence: str) -> None:
+        """Something that a person who waits wants to read."""
+
+    def chosen(self, instance_id: str) -> None:
+        """This instance is leased and ready; called before anything is sent to it."""
+
+    def attempt(self, attempt: Attempt) -> AbstractContextManager[Mapping[str, str]]:
+        """Surround one command; what it yields is added to the command's environment. Left after the
+        release."""
+        return nullcontext({})
+
+    def sent(self, sent: Sent) -> None:
+        """The command is on its way; called before the wait for its end."""
+
+    def tick(self, sent: Sent) -> None:
+        """Called at every look at the running command."""
+
+    def linger(self) -> float:
+        """Seconds for which the instance should stay for a next job, beyond the runner's own setting."""
+        return 0.0
+
+    def output(self, stream: Stream, text: Iterable[str]) -> None:
+        """The complete output of the command, in pieces, once it has ended."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A job that ended well. Seconds are measured here, except `billed_seconds`, which is this job's
+    share."""
+
+    instance: Seen
+    command_id: str
+    attempts: int
+    attached: bool
+    starts: int
+    command_seconds: float
+    seconds_to_send: float
+    seconds_to_stop: float | None
+    billed_seconds: float
+    cost: float | None
+    others: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Status:
+    """One instance with its lease record, and what its present start has cost so far."""
+
+    seen: Seen
+    record: Record
+    now: float
+    billed_seconds: float
+    cost: float | None
+
+
+@dataclass
+class InstanceRunner:
+    """Runs jobs on the instances of one pool. One per process is enough; every job has a hold of its own."""
+
+    instances: Instances
+    store: LeaseStore
+    commands: Commands
+    settings: RunnerSettings = field(default_factory=RunnerSettings)
+    clock: Clock = field(default_factory=Clock)
+
+    @classmethod
+    def open(
+        cls,
+        clients: Clients,
+        *,
+        instances: str,
+        bucket: str,
+        settings: RunnerSettings | None = None,
+        clock: Clock | None = None,
+    ) -> InstanceRunner:
+        """A runner over `instances` as LIGHTLY_INSTANCES writes them; no call to AWS yet."""
+        settings, clock = settings or RunnerSettings(), clock or Clock()
+        pool = Instances.from_text(instances, clients, clock, settings.deadlines)
+        store = LeaseStore(
+            clients.s3, bucket, brisk=clients.brisk_s3, clock=ServerClock(clock.monotonic), sleep=clock.sleep
+        )
+        commands = Commands(clients, pool, bucket, settings.command, clock)
+        return cls(pool, store, commands, settings, clock)
+
+    def run(self, job: Job, watcher: Watcher | None = None) -> Finished:
+        """Run the job to its end and give the instance back; raises what went wrong after giving it back.
+
+        CommandError for a job that ended badly, InstanceTaken when its instance was lost `settings.attempts`
+        times, and what `Hold.acquire` raises where there was none to have.
+        """
+        watcher = watcher or Watcher()
+        with InterruptGate() as gate:
+            hold = self._hold(job, watcher, gate)
+            try:
+                for number in range(1, self.settings.attempts + 1):
+                    try:
+                        return self._attempt(job, hold, watcher, number)
+                    except InstanceTaken as error:
+                        if number == self.settings.attempts:
+                            raise
+                        tries = f"{number + 1} of {self.settings.attempts}"
+                        watcher.said(f"{error} The command is sent again ({tries}).")
+                        hold.leave()
+                raise AssertionError("a loop of at least one attempt returns or raises")
+            finally:
+                with _quietly(watcher):
+                    hold.release()
+
+    def release_expired(self) -> dict[str, str]:
+        """Stop every instance of the pool that is up without a live lease; a sentence for each that was
+        touched.
+
+        The same release as a job's own. Instances with the tag `lightly:keep` are left alone.
+        """
+        told: dict[str, str] = {}
+        for seen in self.instances.describe():
+            record = self.store.read(seen.id)
+            now = self.store.clock.now()
+            if seen.kept or record.live(now) or record.closed(now):
+                continue
+            if seen.state == "stopping":
+                since = record.stop_requested
+                if since is not None and now - since > self.settings.deadlines.stopping:
+                    self.instances.stop_once(seen.id, force=True)
+                    told[seen.id] = f"{seen.id} was stopping for {now - since:.0f} s: the stop was forced."
+            elif seen.state != "stopped" or record.leases or record.door:
+                holders = ", ".join(sorted(record.leases)) or "nobody"
+                hold = self._reaper()
+                if hold.reap(seen):
+                    was = "was stopped already" if seen.state == "stopped" else f"was {seen.state}, is stopped"
+                    told[seen.id] = f"{seen.id} {was}: its last lease ({holders}) has expired."
+        return told
+
+    def status(self) -> list[Status]:
+        """The pool as it is now, with leases and costs."""
+        statuses = []
+        for seen in self.instances.describe():
+            record = self.store.read(seen.id)
+            now = self.store.clock.now()
+            billed = 0.0
+            if seen.state == "running" and seen.launched is not None:
+                billed = max(lease_record.MINIMUM_BILLED_SECONDS, now - seen.launched)
+            price = self.settings.price
+            statuses.append(Status(seen, record, now, billed, price.of(billed) if price else None))
+        return statuses
+
+    def release(self, holder: str) -> list[str]:
+        """Remove a holder's leases, of a run that is known to be dead, say; stops what nobody else holds."""
+        released = []
+        for seen in self.instances.describe():
+            if holder in self.store.read(seen.id).leases:
+                hold = replace(self._reaper(), holder=holder)
+                hold.reap(seen)
+                released.append(seen.id)
+        return released
+
+    def stop(self, instance_id: str) -> None:
+        """Stop an instance now, whoever holds it: their jobs notice, and are sent again elsewhere or
+        later."""
+        seen = self.instances.look(instance_id)
+        self._reaper().reap(seen, evict=True)
+
+    def _attempt(self, job: Job, hold: Hold, watcher: Watcher, number: int) -> Finished:
+        found = self._still_running(job, job.instance_hint) if number == 1 and job.instance_hint else None
+        hold.acquire(prefer=found.instance_id if found else None)
+        seen = hold.acquired
+        watcher.chosen(seen.id)
+        if found is None and hold.resumed:
+            found = self._still_running(job, seen.id)
+        attempt = self._attempt_of(job, found)
+        with watcher.attempt(attempt) as environment, _released_unless_taken(hold, watcher):
+            if found is not None:
+                watcher.said(f"Command {found.id} of this job is still under way on {seen.id}: following it.")
+                sent = Sent(found.id, seen.id, seen.launched, f"{attempt.prefix}output", job.timeout)
+            else:
+                sent = self.commands.send(
+                    seen.id,
+                    command_text(job.argv, {**job.environment, **environment}),
+                    timeout=job.timeout,
+                    comment=f"{_label(job.holder)} #{attempt.number}",
+                    output_prefix=f"{attempt.prefix}output",
+                    launched=seen.launched,
+                    tick=hold.tick,
+                )
+            begun = self.clock.monotonic()
+            hold.command = sent.id
+            watcher.sent(sent)
+            hold.note(sent.id)
+            ended = self._follow(sent, hold, watcher)
+            hold.command = None
+            ended_at = self.clock.monotonic()
+            others = hold.release(linger=max(self.settings.linger, watcher.linger()))
+            self._report(sent, ended, watcher)
+        price = self.settings.price
+        return Finished(
+            instance=seen,
+            command_id=sent.id,
+            attempts=number,
+            attached=found is not None,
+            starts=hold.starts,
+            command_seconds=ended_at - begun,
+            seconds_to_send=begun - hold.usable_at,
+            seconds_to_stop=hold.stopped_at - ended_at if hold.stopped_at is not None else None,
+            billed_seconds=hold.seconds,
+            cost=price.of(hold.seconds) if price else None,
+            others=others,
+        )
+
+    def _follow(self, sent: Sent, hold: Hold, watcher: Watcher) -> Ended:
+        def tick() -> None:
+            hold.tick()
+            watcher.tick(sent)
+
+        def pause(seconds: float) -> None:
+            if self.clock.sleep is not Clock.sleep:
+                self.clock.sleep(seconds)
+            elif watcher.woken.wait(seconds):
+                watcher.woken.clear()
+
+        clock = replace(self.clock, sleep=pause)
+        return replace(self.commands, clock=clock).follow(sent, tick)
+
+    def _report(self, sent: Sent, ended: Ended, watcher: Watcher) -> None:
+        streams: tuple[Stream, Stream] = ("stdout", "stderr")
+        for stream in streams:
+            watcher.output(stream, self.commands.chunks(sent, ended, stream))
+        if ended.status != "Success" or ended.exit_code:
+            self.commands.check(sent, ended, self.commands.tail(sent, ended))
+
+    def _still_running(self, job: Job, instance_id: str) -> Found | None:
+        """A command of this job, or of a dead run of the same work, that has not ended on the instance."""
+        seen = self.instances.look(instance_id)
+        if seen.state != "running":
+            return None
+        labels = [f"{_label(holder)} #" for holder in (job.holder, *job.adopt)]
+        return self.commands.find(instance_id, labels, since=seen.launched)
+
+    def _attempt_of(self, job: Job, found: Found | None) -> Attempt:
+        """A number under which nothing is stored yet, as messages of an earlier command must not be read
+        again."""
+        if found is not None:
+            label, _, number = found.comment.rpartition(" #")
+            holder = next(name for name in (job.holder, *job.adopt) if _label(name) == label)
+            return Attempt(int(number), f"{_RUNS}{holder}/{number}/", attached=True)
+        prefix = f"{_RUNS}{job.holder}/"
+        with said_plainly(f"list s3://{self.store.bucket}/{prefix}"):
+            answer = self.commands.clients.s3.list_objects_v2(Bucket=self.store.bucket, Prefix=prefix, Delimiter="/")
+        taken = [entry["Prefix"].rstrip("/").rpartition("/")[2] for entry in answer.get("CommonPrefixes", [])]
+        attempt = 1 + max((int(name) for name in taken if name.isdigit()), default=0)
+        # Written down at once: a command that has stored nothing yet has its number all the same.
+        with said_plainly(f"write to s3://{self.store.bucket}/{prefix}"):
+            self.commands.clients.s3.put_object(
+                Bucket=self.store.bucket,
+                Key=f"{prefix}{attempt}/attempt.json",
+                Body=json.dumps({"holder": job.holder, "argv": list(job.argv)}).encode(),
+            )
+        return Attempt(attempt, f"{prefix}{attempt}/", attached=False)
+
+    def _hold(self, job: Job, watcher: Watcher, gate: InterruptGate) -> Hold:
+        return Hold(
+            holder=job.holder,
+            instances=self.instances,
+            store=self.store,
+            commands=self.commands,
+            settings=self.settings.lease,
+            clock=self.clock,
+            gate=gate,
+            say=watcher.said,
+            adopt=tuple(job.adopt),
+        )
+
+    def _reaper(self) -> Hold:
+        return self._hold(Job(f"reaper/{uuid.uuid4().hex[:8]}", ["true"], 60), Watcher(), InterruptGate())
+
+
+@contextmanager
+def _released_unless_taken(hold: Hold, watcher: Watcher) -> Iterator[None]:
+    """Give the instance back before anything else is closed, except where it is lost and the job goes on."""
+    try:
+        yield
+    except InstanceTaken:
+        raise
+    except BaseException:
+        with _quietly(watcher):
+            hold.release()
+        raise
+
+
+@contextmanager
+def _quietly(watcher: Watcher) -> Iterator[None]:
+    """What fails in the clean-up is said, and does not hide what failed before."""
+    try:
+        yield
+    except RunnerError as error:
+        watcher.said(f"While giving the instance back: {error}")
+
+
+def _label(holder: str) -> str:
+    """The holder in a command's comment, which may have 100 characters in all."""
+    if len(holder) > 80:
+        holder = f"{holder[:60]}~{hashlib.sha256(holder.encode()).hexdigest()[:16]}"
+    return f"lightly {holder}"
+
+
+__all__ = ["Attempt", "Finished", "InstanceRunner", "Job", "Released", "RunnerSettings", "Status", "Watcher"]
