@@ -54,6 +54,9 @@ class PipesS3RunReader(dg.PipesMessageReader):
     ends at the first that is missing, without waiting.
     """
 
+    # One command writes here, and Dagster warns of its own preview property otherwise.
+    expected_writer_count = 1
+
     def __init__(
         self,
         client: S3Client,
