@@ -8,6 +8,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from lightly_pipeline.sandbox import Sandbox
+    from lightly_pipeline.sandbox import JoinedSandbox, Sandbox
 
 _STATE = Path(".sandbox")
 
@@ -89,9 +91,7 @@ def sandbox(videos: Path | None, state: Path, reset: bool, command: tuple[str, .
 @main.command()
 @_videos
 @_state
-@click.option(
-    "--count", type=click.IntRange(min=1), help="How many videos; by default one, or all of --videos."
-)
+@click.option("--count", type=click.IntRange(min=1), help="How many videos; by default one, or all of --videos.")
 @click.option(
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
@@ -111,9 +111,7 @@ def demo(videos: Path | None, state: Path, count: int | None, output: Path) -> N
         with dg.DagsterInstance.get() as instance:
             offered = list(pipeline.offered_videos(PexelsResource()))
             if not offered:
-                raise click.ClickException(
-                    f"There is no video in {videos}: put some there, or leave --videos out."
-                )
+                raise click.ClickException(f"There is no video in {videos}: put some there, or leave --videos out.")
             chosen = pipeline.choose(instance, offered, count or (len(offered) if videos else 1))
             outcomes = []
             for video in chosen:
@@ -142,9 +140,7 @@ def collect(count: int, run: bool) -> None:
         for video in found:
             click.echo(pexels_key(video.id))
         if not found:
-            raise click.ClickException(
-                "Every popular video that Pexels answered with is a partition already."
-            )
+            raise click.ClickException("Every popular video that Pexels answered with is a partition already.")
         if run:
             from lightly_pipeline.demo import pipeline_job
 
@@ -159,10 +155,17 @@ def collect(count: int, run: bool) -> None:
         raise click.ClickException(f"{failed} of {len(found)} runs failed; `dagster dev` shows why.")
 
 
-def _opened(state: Path, videos: Path | None) -> "Sandbox":
-    from lightly_pipeline.sandbox import Sandbox
+@contextmanager
+def _opened(state: Path, videos: Path | None) -> "Iterator[Sandbox | JoinedSandbox]":
+    """The sandbox in `state`: opened, or joined where another process serves it."""
+    from lightly_pipeline.sandbox import Sandbox, SandboxInUse, join
 
-    return Sandbox(state, videos)
+    with ExitStack() as stack:
+        try:
+            opened: Sandbox | JoinedSandbox = stack.enter_context(Sandbox(state, videos))
+        except SandboxInUse as refusal:
+            opened = stack.enter_context(join(state, videos, refusal))
+        yield opened
 
 
 def _require_dagster_home() -> None:
@@ -221,6 +224,6 @@ def _summarize(outcomes: list[Any], output: Path) -> None:
     if done:
         folder = done[-1].folder
         click.echo(
-            f"\nLook at   {folder}/contact_sheet.jpg, {folder}/report.html, {folder}/data/sampled/, {folder}/manifest.json\n"
-            f"In the UI make dev, then open http://localhost:3000/assets/lightly_frames"
+            f"\nLook at    {folder}/contact_sheet.jpg, report.html, manifest.json and data/sampled/ beside it\n"
+            f"In the UI  make dev, then open http://localhost:3000/assets/lightly_frames"
         )

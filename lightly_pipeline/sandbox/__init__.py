@@ -5,8 +5,18 @@ is imported before a sandbox is opened.
 """
 
 from lightly_pipeline.sandbox.embedded import Sandbox, reset_sandbox
-from lightly_pipeline.sandbox.errors import SandboxError
+from lightly_pipeline.sandbox.errors import SandboxError, SandboxInUse
 from lightly_pipeline.sandbox.home import dagster_home
+from lightly_pipeline.sandbox.joining import JoinedSandbox, join
 from lightly_pipeline.sandbox.timings import SandboxTimings
 
-__all__ = ["Sandbox", "SandboxError", "SandboxTimings", "dagster_home", "reset_sandbox"]
+__all__ = [
+    "JoinedSandbox",
+    "Sandbox",
+    "SandboxError",
+    "SandboxInUse",
+    "SandboxTimings",
+    "dagster_home",
+    "join",
+    "reset_sandbox",
+]

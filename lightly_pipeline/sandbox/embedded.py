@@ -9,8 +9,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from lightly_pipeline.sandbox.errors import SandboxError
+from lightly_pipeline.sandbox.errors import SandboxError, SandboxInUse
 from lightly_pipeline.sandbox.home import dagster_home
+from lightly_pipeline.sandbox.joining import announced
 from lightly_pipeline.sandbox.timings import SandboxTimings
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def _only_user_of(state: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             file.seek(0)
-            raise SandboxError(
+            raise SandboxInUse(
                 f"The sandbox in {state} is in use by process {file.read().strip() or 'unknown'}: end that one first, "
                 f"or use another folder."
             ) from error
@@ -113,7 +114,8 @@ class Sandbox:
             stack.callback(cloud.close)
             cloud.open()
             self._cloud, self._pexels = cloud, pexels
-            self._stack = stack.pop_all()
+            opened = self._stack = stack.pop_all()
+        opened.enter_context(announced(self.state_dir, self.environment, self.videos))
         return self
 
     def __exit__(

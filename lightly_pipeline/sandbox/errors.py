@@ -3,3 +3,7 @@
 
 class SandboxError(RuntimeError):
     """The sandbox cannot start; the message is one sentence that says why and what to do."""
+
+
+class SandboxInUse(SandboxError):
+    """Another process serves the sandbox of this folder."""

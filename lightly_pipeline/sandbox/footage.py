@@ -199,9 +199,7 @@ def _encode(script: Script, targets: list[tuple[Path, int, int]]) -> None:
     containers = [av.open(str(path), "w", options={"movflags": "+faststart"}) for path, _, _ in targets]
     streams = []
     for container, (_, width, height) in zip(containers, targets, strict=True):
-        stream = container.add_stream(
-            "libx264", rate=script.fps, options=_EXACT if has_exact_duplicates else _ORDINARY
-        )
+        stream = container.add_stream("libx264", rate=script.fps, options=_EXACT if has_exact_duplicates else _ORDINARY)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.codec_context.thread_count = 1
         streams.append(stream)
@@ -239,9 +237,7 @@ def _pictures(script: Script) -> Iterator[tuple[npt.NDArray[np.uint8], bool]]:
         yield from _filmed(script, script.takes[seed], np.random.default_rng((script.id, seed)))
 
 
-def _filmed(
-    script: Script, take: Take, rng: np.random.Generator
-) -> Iterator[tuple[npt.NDArray[np.uint8], bool]]:
+def _filmed(script: Script, take: Take, rng: np.random.Generator) -> Iterator[tuple[npt.NDArray[np.uint8], bool]]:
     scene = Scene(rng, script.width, script.height, take.motion)
     seconds = float(1 / script.fps)
     picture = scene.at(0.0)

@@ -64,8 +64,7 @@ class _Thing:
         size = len(self._texture)
         height, width, _ = picture.shape
         left, top = (
-            int(part - size / 2)
-            for part in self._centre + self._reach * np.sin(self._phase + seconds * self._speed)
+            int(part - size / 2) for part in self._centre + self._reach * np.sin(self._phase + seconds * self._speed)
         )
         x0, y0, x1, y1 = max(left, 0), max(top, 0), min(left + size, width), min(top + size, height)
         if x0 < x1 and y0 < y1:

@@ -114,10 +114,7 @@ SCRIPTS = (
         854,
         480,
         _PAL,
-        tuple(
-            Take(motion, 13)
-            for motion in ("pan", "objects", "swirl", "rush", "fade", "pan", "objects", "rush")
-        ),
+        tuple(Take(motion, 13) for motion in ("pan", "objects", "swirl", "rush", "fade", "pan", "objects", "rush")),
     ),
     Script(
         6981411,
