@@ -120,9 +120,7 @@ def _put(tree: dict[str, Any], dotted: str, value: Any) -> None:
     for depth, group in enumerate(groups):
         below = tree.setdefault(group, {})
         if not isinstance(below, dict):
-            raise OptionError(
-                f"Option {'.'.join(groups[: depth + 1])!r} is given a value and, in {dotted!r}, parts."
-            )
+            raise OptionError(f"Option {'.'.join(groups[: depth + 1])!r} is given a value and, in {dotted!r}, parts.")
         tree = below
     if isinstance(value, Mapping):
         branch = tree.setdefault(leaf, {})
@@ -149,17 +147,13 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise OptionError(
-            f"config={path} cannot be read ({error.strerror}): give an existing YAML file."
-        ) from None
+        raise OptionError(f"config={path} cannot be read ({error.strerror}): give an existing YAML file.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise OptionError(f"config={path} is not YAML: {' '.join(str(error).split())}.") from None
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise OptionError(
-            f"config={path} holds a {type(content).__name__}, not options: write `key: value` lines."
-        )
+        raise OptionError(f"config={path} holds a {type(content).__name__}, not options: write `key: value` lines.")
     nested: dict[str, Any] = {}
     for key, value in content.items():
         _put(nested, str(key), value)
@@ -227,11 +221,7 @@ def _sentence(error: ValidationError) -> str:
     reason = str(first["msg"]).removeprefix("Value error, ").rstrip(".")
     if not option:
         return f"{reason}."
-    got = (
-        ""
-        if isinstance(first["input"], BaseModel | dict) or option == "token"
-        else f"={str(first['input'])[:200]}"
-    )
+    got = "" if isinstance(first["input"], BaseModel | dict) or option == "token" else f"={str(first['input'])[:200]}"
     where = f" (at {key})" if key != option else ""
     return f"Option {option}{got}{where}: {reason[0].lower()}{reason[1:]}."
 

@@ -31,8 +31,8 @@ class StorageError(WorkerError):
     exit_code = 4
 
 
-class DatapoolMismatch(WorkerError):
-    """The datapool cannot be used: made by another embedder, of other dimensions, or damaged."""
+class DatapoolUnusable(WorkerError):
+    """The datapool cannot be used: made by another embedder, damaged, or out of reach."""
 
     exit_code = 5
 

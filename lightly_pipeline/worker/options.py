@@ -127,9 +127,7 @@ class CorruptnessCheck(_Group):
 class Datapool(_Group):
     """The memory across runs: new frames must differ from what earlier runs selected."""
 
-    name: str = Field(
-        "", description="name of the datapool that this run builds on and adds to; empty for none"
-    )
+    name: str = Field("", description="name of the datapool that this run builds on and adds to; empty for none")
     keep_history: bool = Field(True, description="keep earlier versions of this run's part of the pool")
     dataset_id: str = _unsupported(
         "",
@@ -149,9 +147,7 @@ class Datapool(_Group):
     @classmethod
     def _one_path_component(cls, value: str) -> str:
         if value and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", value):
-            raise ValueError(
-                "letters, digits, dots, dashes and underscores only, at most 128, no leading dot"
-            )
+            raise ValueError("letters, digits, dots, dashes and underscores only, at most 128, no leading dot")
         return value
 
 
@@ -165,15 +161,11 @@ class InputExpiration(_Group):
 class Datasource(_Group):
     """Cloud input by way of Lightly's platform."""
 
-    dataset_id: str = _unsupported(
-        "", "dataset on Lightly's platform to read", "give its folder or s3:// as INPUT"
-    )
+    dataset_id: str = _unsupported("", "dataset on Lightly's platform to read", "give its folder or s3:// as INPUT")
     process_all: bool = _unsupported(
         False, "also process files of earlier runs", "a run reads all of INPUT", harmless=True
     )
-    enable_datapool_update: bool = Field(
-        True, description="False: select on top of the pool without adding to it"
-    )
+    enable_datapool_update: bool = Field(True, description="False: select on top of the pool without adding to it")
     use_frame_count_metadata: bool = _unsupported(
         False,
         "trust the frame count in the container",
@@ -202,9 +194,7 @@ class ActiveLearning(_Group):
 class ObjectLevel(_Group):
     """Selection of crops instead of frames."""
 
-    task_name: str = _unsupported(
-        "", "select object crops", "crop the objects first and give the crops as INPUT"
-    )
+    task_name: str = _unsupported("", "select object crops", "crop the objects first and give the crops as INPUT")
     crop_dataset_name: str = _unsupported("", "select object crops", "crop the objects first")
     padding: float = _unsupported(0.0, "select object crops", "crop the objects first")
 
@@ -212,28 +202,20 @@ class ObjectLevel(_Group):
 class Crops(_Group):
     """Upload of object crops."""
 
-    enable_upload: bool = _unsupported(
-        True, "upload object crops", "there is no platform to upload to", harmless=True
-    )
-    enable_upload_for_tasks: list[str] | None = _unsupported(
-        None, "upload object crops", "leave it out", harmless=True
-    )
+    enable_upload: bool = _unsupported(True, "upload object crops", "there is no platform to upload to", harmless=True)
+    enable_upload_for_tasks: list[str] | None = _unsupported(None, "upload object crops", "leave it out", harmless=True)
 
 
 class Training(_Group):
     """Training before embedding."""
 
-    task_name: str | None = _unsupported(
-        None, "train on predictions", "train elsewhere, then give embedder=MODEL.onnx"
-    )
+    task_name: str | None = _unsupported(None, "train on predictions", "train elsewhere, then give embedder=MODEL.onnx")
 
 
 class PlatformWorker(_Group):
     """Registration with Lightly's platform."""
 
-    worker_id: str = _unsupported(
-        "", "register with the platform", "this worker needs no platform", harmless=True
-    )
+    worker_id: str = _unsupported("", "register with the platform", "this worker needs no platform", harmless=True)
     force_start: bool = _unsupported(True, "register with the platform", "leave it out", harmless=True)
 
 
@@ -256,9 +238,7 @@ class Options(_Group):
         ge=1,
         description="above 1: select sequences of so many consecutive frames instead of single frames",
     )
-    normalize_embeddings: bool = Field(
-        True, description="scale embeddings to unit length: distances lie in 0..2"
-    )
+    normalize_embeddings: bool = Field(True, description="scale embeddings to unit length: distances lie in 0..2")
     seed: int = _own(0, "seed of method=random and of nothing else")
     engine: Literal["auto", "numba", "numpy", "mundig"] = _own(
         "auto", "what computes the selection; all give the same frames", incidental=True
@@ -272,9 +252,7 @@ class Options(_Group):
         "",
         description="CSV or Parquet of given embeddings (filenames, embedding_0…, labels) to use instead",
     )
-    embedder: str = _own(
-        "", "path of an ONNX model with its .json sidecar; empty for the built-in descriptor"
-    )
+    embedder: str = _own("", "path of an ONNX model with its .json sidecar; empty for the built-in descriptor")
 
     # -- what to keep out
     enable_corruptness_check: bool = Field(True, description="leave out frames that are damaged")
@@ -287,15 +265,11 @@ class Options(_Group):
     # -- what to write
     dump_dataset: bool = Field(False, description="write the selected frames to data/sampled")
     dump_sampled_embeddings: bool = Field(True, description="write the embeddings of the selected frames")
-    output_image_format: Literal["png", "jpg", "jpeg"] = Field(
-        "png", description="format of the written frames"
-    )
+    output_image_format: Literal["png", "jpg", "jpeg"] = Field("png", description="format of the written frames")
     output_image_size: ImageSize = Field(
         -1, description="-1 as they are, a number for the shortest edge, [height, width] for exactly that"
     )
-    run_directory: str = Field(
-        "", description="subfolder of OUTPUT to write into; empty: straight under OUTPUT"
-    )
+    run_directory: str = Field("", description="subfolder of OUTPUT to write into; empty: straight under OUTPUT")
     webdataset_shard_size_in_MB: float = _own(
         0.0,
         "above 0: also write the selected frames as WebDataset shards of about this size to data/shards",
@@ -315,9 +289,7 @@ class Options(_Group):
     memory_requirement_in_GB: float = Field(
         2.0, gt=0.0, description="bound of the distance matrix behind the report's statistics"
     )
-    show_video_sampling_timeline: bool = Field(
-        True, description="show when in each video the frames were selected"
-    )
+    show_video_sampling_timeline: bool = Field(True, description="show when in each video the frames were selected")
 
     # -- how to run
     config: str = _own("", "YAML file of options; those on the command line win", incidental=True)
@@ -339,24 +311,14 @@ class Options(_Group):
     token: SecretStr = _unsupported(
         SecretStr(""), "token of Lightly's platform", "this worker needs no token", harmless=True
     )
-    worker_id: str = _unsupported(
-        "", "register with the platform", "this worker needs no platform", harmless=True
-    )
+    worker_id: str = _unsupported("", "register with the platform", "this worker needs no platform", harmless=True)
     worker: PlatformWorker = PlatformWorker()
-    checkpoint: str = _unsupported(
-        "", "weights of Lightly's own model", "export it to ONNX and give embedder=FILE"
-    )
+    checkpoint: str = _unsupported("", "weights of Lightly's own model", "export it to ONNX and give embedder=FILE")
     checkpoint_run_id: str = _unsupported("", "weights of an earlier training", "give embedder=MODEL.onnx")
-    enable_training: bool = _unsupported(
-        False, "train before embedding", "train elsewhere; give embedder=MODEL.onnx"
-    )
+    enable_training: bool = _unsupported(False, "train before embedding", "train elsewhere; give embedder=MODEL.onnx")
     training: Training = Training()
-    upload_dataset: bool = _unsupported(
-        False, "upload to Lightly's platform", "give an s3:// prefix as OUTPUT"
-    )
-    upload_report: bool = _unsupported(
-        True, "upload the report", "the report is written to OUTPUT", harmless=True
-    )
+    upload_dataset: bool = _unsupported(False, "upload to Lightly's platform", "give an s3:// prefix as OUTPUT")
+    upload_report: bool = _unsupported(True, "upload the report", "the report is written to OUTPUT", harmless=True)
     pretagging: bool = _unsupported(False, "detect objects", "run a detector over data/sampled afterwards")
     pretagging_debug: bool = _unsupported(False, "draw detected objects", "leave it out")
     pretagging_config: str = _unsupported("", "least counts of objects", "use THRESHOLD in selection_config")
@@ -364,9 +326,7 @@ class Options(_Group):
     append_weak_labels: bool = _unsupported(
         False, "subfolder as label", "the labels column always numbers the videos", harmless=True
     )
-    scorer: str = _unsupported(
-        "object-frequency", "active-learning scorer", "give WEIGHTS in selection_config"
-    )
+    scorer: str = _unsupported("object-frequency", "active-learning scorer", "give WEIGHTS in selection_config")
     scorer_config: ScorerConfig = ScorerConfig()
     active_learning: ActiveLearning = ActiveLearning()
     object_level: ObjectLevel = ObjectLevel()
@@ -376,9 +336,7 @@ class Options(_Group):
     shutdown_when_job_finished: bool = _unsupported(
         False, "end after one job", "this worker always does", harmless=True
     )
-    cache_size: int = _unsupported(
-        -1, "cache of the platform's files", "use scratch_size_in_GB", harmless=True
-    )
+    cache_size: int = _unsupported(-1, "cache of the platform's files", "use scratch_size_in_GB", harmless=True)
     lightly: dict[str, Any] = _unsupported(
         {}, "lightly.*: settings of model, loader and trainer", "there is no training here", harmless=True
     )
@@ -408,9 +366,7 @@ class Options(_Group):
         if self.selection_config is not None:
             stop = self.stopping_condition
             if stop.n_samples != -1 or stop.min_distance != -1.0:
-                raise ValueError(
-                    "selection_config and stopping_condition say the same thing: give one of them"
-                )
+                raise ValueError("selection_config and stopping_condition say the same thing: give one of them")
         if self.embeddings and self.embedder:
             raise ValueError("embeddings and embedder exclude each other: give one of them")
         return self

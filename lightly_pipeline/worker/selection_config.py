@@ -11,6 +11,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 #: Per-frame figures that WEIGHTS and THRESHOLD can refer to.
 METADATA_KEYS = (
     "lightly.sharpness",
+    "lightly.brightness",
+    "lightly.contrast",
+    "lightly.uniform_row_ratio",
     "lightly.frame_index",
     "lightly.seconds",
     "lightly.width",
@@ -79,12 +82,8 @@ class Strategy(_Part):
         }
         allowed = fitting[self.strategy.type]
         if self.input.type not in allowed:
-            raise ValueError(
-                f"{self.strategy.type} works on {' or '.join(allowed)}, not on {self.input.type}"
-            )
-        if self.strategy.type == "THRESHOLD" and (
-            self.strategy.threshold is None or self.strategy.operation is None
-        ):
+            raise ValueError(f"{self.strategy.type} works on {' or '.join(allowed)}, not on {self.input.type}")
+        if self.strategy.type == "THRESHOLD" and (self.strategy.threshold is None or self.strategy.operation is None):
             raise ValueError("THRESHOLD needs threshold and operation")
         if self.strategy.type == "DIVERSITY" and self.strategy.strength <= 0.0:
             raise ValueError("DIVERSITY needs a strength above 0")

@@ -49,9 +49,7 @@ def scan_images(
         try:
             frame = open_image(path)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            problems.append(
-                Problem(index, f"{path.name} is not an image that can be read: {error}.", "unreadable")
-            )
+            problems.append(Problem(index, f"{path.name} is not an image that can be read: {error}.", "unreadable"))
         else:
             numbers = measure(frame)
             row = frames[index]

@@ -1,0 +1,196 @@
+"""`lightly-worker INPUT OUTPUT [key=value …]`: the command.
+
+It parses, decides who listens, runs the selection in a thread of its own so that a signal is answered at once, and
+turns errors into one line and an exit code. What a selection is, is in `pipeline`. The grammar of `key=value` is
+Lightly's and lives in `arguments`; no argument parser knows it, and the rest is two words.
+"""
+
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, NoReturn
+
+from lightly_pipeline.worker.errors import EXIT_CODES, Interrupted, OptionError, WorkerError
+
+if TYPE_CHECKING:
+    from lightly_pipeline.worker.options import Options
+    from lightly_pipeline.worker.pipeline import SelectionResult
+    from lightly_pipeline.worker.progress import Progress
+
+log = logging.getLogger("lightly_pipeline.worker")
+
+#: Seconds that a run has to end by itself after a signal, before the process ends without it.
+_GRACE = 0.7
+
+_USAGE = """\
+usage: lightly-worker INPUT OUTPUT [key=value ...]
+       lightly-worker datapool ...
+       lightly-worker --help | --version
+
+INPUT and OUTPUT are folders or s3:// prefixes. From all frames of the videos (or from the images) below INPUT the
+worker selects few that are clean and different, and writes them, lists, embeddings and a report to OUTPUT.
+
+example: lightly-worker videos/ selected/ stopping_condition.n_samples=0.1 dump_dataset=True
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """The entry point; ends the process."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["datapool"]:
+        from importlib import import_module
+
+        sys.exit(import_module("lightly_pipeline.worker.datapool.cli").main(given[1:]))
+    if not given or given[0] in ("--help", "-h", "help"):
+        print(_help())
+        sys.exit(0 if given else OptionError.exit_code)
+    if given[0] == "--version":
+        from lightly_pipeline.worker.manifest import worker_version
+
+        print(f"lightly-worker {worker_version()}")
+        sys.exit(0)
+    sys.exit(run(given))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """One selection from the command line; the exit code. Errors are one line on stderr."""
+    _log_to_stdout()
+    try:
+        from lightly_pipeline.worker.arguments import parse_arguments
+
+        places = [argument for argument in arguments if "=" not in argument or argument.startswith(("s3://", "/"))]
+        options = parse_arguments([argument for argument in arguments if argument not in places])
+        if options.sanity_check:
+            from lightly_pipeline.worker.sanity import sanity_check
+
+            sanity_check()
+            return 0
+        if len(places) != 2:
+            raise OptionError(f"INPUT and OUTPUT are needed, and got {places}: see lightly-worker --help.")
+        return _select(places[0], places[1], options)
+    except WorkerError as error:
+        print(f"lightly-worker: {error}", file=sys.stderr, flush=True)
+        return error.exit_code
+
+
+def _select(source: str, target: str, options: "Options") -> int:
+    """Run the selection in a thread, and answer signals in this one."""
+    from lightly_pipeline.worker import pipes
+    from lightly_pipeline.worker.pipeline import SelectionResult, select_frames
+    from lightly_pipeline.worker.progress import Bar, Lines, Listener, Progress, on_terminal
+
+    with ExitStack() as stack:
+        listeners: list[Listener] = [Bar() if on_terminal() else Lines()]
+        session = None
+        if pipes.started_by_dagster():
+            session = stack.enter_context(pipes.pipes_session())
+            handler = session.handler()
+            log.addHandler(handler)
+            stack.callback(log.removeHandler, handler)
+            listeners.append(session)
+        progress = Progress(*listeners)
+        outcome: list[SelectionResult | BaseException] = []
+
+        def work() -> None:
+            try:
+                outcome.append(select_frames(source, target, options, progress=progress))
+            except BaseException as error:
+                outcome.append(error)
+
+        worker = threading.Thread(target=work, name="selection", daemon=True)
+        _run_until_signal(worker, progress)
+        [result] = outcome or [Interrupted(signal.SIGTERM)]
+        if isinstance(result, BaseException):
+            raise result
+        if session is not None:
+            session.report(result)
+        _tell(result)
+        return 0
+
+
+def _run_until_signal(worker: threading.Thread, progress: "Progress") -> None:
+    """Start the thread and wait for it; after SIGINT or SIGTERM only for a moment, then end the process."""
+    received: list[int] = []
+    woken = threading.Event()
+
+    def on_signal(number: int, frame: object) -> None:
+        del frame
+        received.append(number)
+        progress.interrupt(number)
+        woken.set()
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        worker.start()
+        while worker.is_alive() and not received:
+            worker.join(0.1)
+        if received:
+            worker.join(_GRACE)
+            if worker.is_alive():
+                _end_now(received[0])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end_now(signal_number: int) -> NoReturn:
+    """End although the selection is deep in compiled code; the next run clears the scratch folder."""
+    import multiprocessing
+
+    for child in multiprocessing.active_children():
+        child.kill()
+    interrupted = Interrupted(signal_number)
+    print(f"lightly-worker: {interrupted}", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(interrupted.exit_code)
+
+
+def _tell(result: "SelectionResult") -> None:
+    """The last words: what came out, and where it is."""
+    from lightly_pipeline.worker.output import layout
+
+    counts = result.manifest.counts
+    what = result.manifest.kind
+    print(
+        f"Selected {counts.selected:,} of {counts.frames:,} frames from {counts.videos or counts.images:,} {what} "
+        f"({counts.corrupt:,} corrupt, {counts.duplicates:,} duplicates"
+        + (f", {counts.unreadable:,} unreadable files" if counts.unreadable else "")
+        + ")."
+    )
+    if not result.manifest.options.get("dump_dataset"):
+        print("The frames themselves were not written: add dump_dataset=True for that.")
+    base = result.uri.rstrip("/")
+    print(f"Result: {base}/  (report: {base}/{layout.REPORT_HTML})", flush=True)
+
+
+def _log_to_stdout() -> None:
+    """Our own log lines, plain; other libraries keep to warnings on stderr."""
+    if not log.handlers:
+        handler = logging.StreamHandler(sys.stdout)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+
+
+def _help() -> str:
+    from lightly_pipeline.worker.arguments import describe_options
+
+    lines = [_USAGE, "options (with their defaults; * is not one of Lightly's):"]
+    unsupported = []
+    for option in describe_options():
+        if option.remedy is not None:
+            unsupported.append(option)
+            continue
+        mark = "*" if option.own else " "
+        lines.append(f" {mark}{option.key}={option.default}  ({option.type})")
+        lines.append(f"      {option.meaning}")
+    lines += ["", "accepted for compatibility, not supported by this worker:"]
+    lines += [f"  {option.key}={option.default}  ({option.type})  {option.remedy}" for option in unsupported]
+    lines += ["", "exit codes:"]
+    lines += [f"  {code:>3}  {meaning}" for code, meaning in EXIT_CODES.items()]
+    return "\n".join(lines)

@@ -1,0 +1,106 @@
+"""Which files of the input are candidates: Lightly's extensions, its videos-win rule, and the relevant filenames.
+
+Sorted by name, since the order of the input decides ties in the selection: the same files in any order of listing
+are the same input.
+"""
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Literal
+
+from lightly_pipeline.worker.errors import NothingToSelect, OptionError
+from lightly_pipeline.worker.sources import InputFile, Source
+
+log = logging.getLogger(__name__)
+
+VIDEO_EXTENSIONS = frozenset({".mp4", ".mov", ".avi", ".mpg", ".hevc", ".m4v", ".webm", ".mpeg"})
+IMAGE_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif"})
+
+#: Room that a frame's name needs beyond its video's, within the 255 bytes of a file name.
+_NAME_BYTES = 225
+
+
+@dataclass(frozen=True)
+class Input:
+    """What there is to select from: videos or images, never both; `unusable` are names with their reason."""
+
+    kind: Literal["videos", "images"]
+    files: tuple[InputFile, ...]
+    unusable: tuple[tuple[str, str], ...]
+
+
+def discover(source: Source, *, relevant_filenames_file: str, leave_out: str) -> Input:
+    """All videos below INPUT, or all images where there is no video.
+
+    Raises NothingToSelect when there is neither, OptionError when the relevant filenames cannot be read.
+    """
+    files = sorted(source.files(leave_out), key=lambda file: file.name)
+    media = [file for file in files if _extension(file) in VIDEO_EXTENSIONS | IMAGE_EXTENSIONS]
+    if not media:
+        raise NothingToSelect(
+            f"{source.uri} holds no video and no image ({len(files)} other files): put videos there "
+            f"({' '.join(sorted(VIDEO_EXTENSIONS))}) or check the path."
+        )
+    if relevant_filenames_file:
+        media = _relevant(media, source, relevant_filenames_file)
+    videos = [file for file in media if _extension(file) in VIDEO_EXTENSIONS]
+    if videos and len(videos) < len(media):
+        log.info("There are videos in the input: its %d images are left aside.", len(media) - len(videos))
+    chosen = videos or media
+    unusable = [(file.name, reason) for file in chosen if (reason := _unusable_name(file.name))]
+    refused = {name for name, _ in unusable}
+    usable = tuple(file for file in chosen if file.name not in refused)
+    return Input("videos" if videos else "images", usable, tuple(unusable))
+
+
+def _relevant(media: list[InputFile], source: Source, listing: str) -> list[InputFile]:
+    """The files that the list names: gitignore patterns, of which plain names and `folder/*` are special cases."""
+    import pathspec
+
+    if PurePosixPath(listing).is_absolute() or ".." in PurePosixPath(listing).parts:
+        raise OptionError(f"relevant_filenames_file={listing} leads out of INPUT: give a name below it.")
+    lines = source.read(listing).decode("utf-8-sig", errors="replace").splitlines()
+    # A name listed twice is one name; Lightly's worker once stumbled over that.
+    patterns = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    for pattern in patterns:
+        if {".", ".."} & set(pattern.lstrip("!").split("/")):
+            raise OptionError(f"{listing}: the line {pattern!r} has a `./` or `../`: give names below INPUT.")
+    # A plain name stands for that file alone, not for its namesakes in subfolders.
+    anchored = [_anchored(pattern) for pattern in patterns]
+    matching = pathspec.GitIgnoreSpec.from_lines(anchored)
+    chosen = [file for file in media if matching.match_file(file.name)]
+    if not chosen:
+        raise NothingToSelect(
+            f"None of the {len(media)} videos and images in {source.uri} is named by {listing} "
+            f"({len(patterns)} lines): its lines are names relative to INPUT or gitignore patterns."
+        )
+    return chosen
+
+
+def _anchored(pattern: str) -> str:
+    if any(sign in pattern for sign in "*?[") or pattern.startswith(("!", "/", "#")):
+        return pattern
+    return f"/{pattern}"
+
+
+def _extension(file: InputFile) -> str:
+    return PurePosixPath(file.name).suffix.lower()
+
+
+def _unusable_name(name: str) -> str | None:
+    """Why frames of a file of this name could not be written below OUTPUT; None where they can."""
+    parts = name.split("/")
+    if any(part in ("", ".", "..") for part in parts) or "\0" in name:
+        return "The name is not a plain relative path, so that its frames have no safe place below OUTPUT."
+    if any(sign < " " for sign in name):
+        return "The name holds a line break or another control character, which lists of names cannot hold."
+    if any(len(part.encode()) > _NAME_BYTES for part in parts):
+        return f"The name has more than {_NAME_BYTES} bytes, so that its frames' names would be too long."
+    return None
+
+
+def total_bytes(files: Iterable[InputFile]) -> int:
+    """Bytes of all files together."""
+    return sum(file.bytes for file in files)

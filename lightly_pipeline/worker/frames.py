@@ -1,0 +1,125 @@
+"""All frames of the input as one table: a row per frame, in the order of the sorted files and of display.
+
+Columns are arrays, so that millions of frames cost bytes and not objects. Names are made when asked for.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightly_pipeline.worker.scan import EmbedderIdentity, Problem, VideoScan
+from lightly_pipeline.worker.sources import InputFile
+
+#: Embeddings of more frames than this are mapped from a file instead of held in memory.
+_IN_MEMORY = 100_000
+
+
+@dataclass
+class ScannedFiles:
+    """One video, or a batch of images, and what its scan found; frame i of an image batch is `files[i]`."""
+
+    files: tuple[InputFile, ...]
+    scan: VideoScan
+    sha256: tuple[str, ...]
+    images: bool
+
+
+@dataclass(frozen=True)
+class FrameTable:
+    """Every frame that was decoded, corrupt ones included.
+
+    scanned: where the rows come from. starts: int64 [s + 1], rows of scanned[i] are starts[i]:starts[i+1]. video:
+    int32 [n], number of the row's input file. frames: the scans' FRAME_DTYPE rows [n]. embeddings: float32 [n, d].
+    """
+
+    scanned: tuple[ScannedFiles, ...]
+    starts: NDArray[np.int64]
+    video: NDArray[np.int32]
+    frames: NDArray[np.void]
+    embeddings: NDArray[np.float32]
+    embedder: EmbedderIdentity
+
+    def __len__(self) -> int:
+        """How many frames."""
+        return len(self.frames)
+
+    @cached_property
+    def files(self) -> tuple[InputFile, ...]:
+        """The input files, in order; `video` indexes them."""
+        return tuple(file for part in self.scanned for file in part.files)
+
+    def locate(self, row: int) -> tuple[int, int]:
+        """(index into `scanned`, frame index within it) of a row."""
+        part = int(np.searchsorted(self.starts, row, side="right")) - 1
+        return part, row - int(self.starts[part])
+
+    def name(self, row: int) -> str:
+        """The row's name in every list: Lightly's frame name, or an image's own path."""
+        part, index = self.locate(row)
+        scanned = self.scanned[part]
+        if scanned.images:
+            return scanned.files[index].name
+        return frame_name(scanned.files[0].name, index, len(scanned.scan.frames))
+
+    def names(self, rows: Sequence[int] | NDArray[np.int64]) -> list[str]:
+        """The names of rows."""
+        return [self.name(int(row)) for row in rows]
+
+    def problems(self) -> list[tuple[InputFile, str | None, Problem]]:
+        """(file, frame name or None when it concerns the file, problem), in order."""
+        found = []
+        for part, scanned in enumerate(self.scanned):
+            for problem in scanned.scan.problems:
+                index = problem.frame_index
+                if scanned.images:
+                    file = scanned.files[index or 0]
+                    found.append((file, None if index is None else file.name, problem))
+                else:
+                    name = None if index is None else self.name(int(self.starts[part]) + index)
+                    found.append((scanned.files[0], name, problem))
+        return found
+
+
+def make_frame_table(scanned: Sequence[ScannedFiles], folder: Path) -> FrameTable:
+    """The table of all scans, at least one of which has frames; large embeddings are mapped from `folder`."""
+    counts = [len(part.scan.frames) for part in scanned]
+    starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    video = np.empty(int(starts[-1]), np.int32)
+    file = 0
+    for part, start, count in zip(scanned, starts[:-1], counts, strict=True):
+        video[start : start + count] = np.arange(file, file + count) if part.images else file
+        file += len(part.files)
+    readable = [part.scan for part in scanned if len(part.scan.frames)]
+    embedder = readable[0].embedder
+    if len(readable) == 1:
+        embeddings = readable[0].embeddings
+    else:
+        embeddings = _stacked([scan.embeddings for scan in readable], embedder.dimensions, folder)
+    frames = np.concatenate([scan.frames for scan in readable])
+    return FrameTable(tuple(scanned), starts, video, frames, embeddings, embedder)
+
+
+def frame_name(video: str, index: int, frames: int) -> str:
+    """Lightly's name of a frame: `sub/clip-099-mp4.png` is frame 99 of the 200 of `sub/clip.mp4`."""
+    path = PurePosixPath(video)
+    stem = path.with_suffix("").as_posix()
+    return f"{stem}-{index:0{len(str(frames))}}-{path.suffix[1:]}.png"
+
+
+def _stacked(parts: Sequence[NDArray[np.float32]], dimensions: int, folder: Path) -> NDArray[np.float32]:
+    rows = sum(len(part) for part in parts)
+    if rows <= _IN_MEMORY:
+        return np.concatenate(parts)
+    stacked = np.lib.format.open_memmap(
+        folder / "embeddings.npy", mode="w+", dtype=np.float32, shape=(rows, dimensions)
+    )
+    start = 0
+    for part in parts:
+        stacked[start : start + len(part)] = part
+        start += len(part)
+    stacked.flush()
+    return stacked

@@ -1,0 +1,200 @@
+"""manifest.json: what was done with what, and a hash of every file. Its presence is the sign of success.
+
+Written last; read by the pipeline, by the checks, and by the next run of the same job, which finds it done.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from lightly_pipeline.worker.output import layout
+from lightly_pipeline.worker.sources import InputFile
+
+SCHEMA = 1
+
+
+class _Entry(BaseModel):
+    # A newer worker may say more; what this one does not know it leaves aside.
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class ManifestInput(_Entry):
+    """One input file. version: the text by which a source tells that it changed; problem: why it was not used."""
+
+    name: str
+    sha256: str
+    bytes: int
+    frames: int
+    version: str
+    problem: str | None = None
+
+
+class ManifestFile(_Entry):
+    """One output file, by its path below OUTPUT."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+class Counts(_Entry):
+    """How many there are of everything. candidates: neither corrupt nor duplicate, and within the thresholds."""
+
+    videos: int
+    images: int
+    unreadable: int
+    frames: int
+    corrupt: int
+    duplicates: int
+    candidates: int
+    selected: int
+    pool_before: int
+    pool_after: int
+
+
+class Spread(_Entry):
+    """Pairwise Euclidean distances between embeddings; `nearest_*` are those to the nearest neighbour."""
+
+    mean: float
+    min: float
+    max: float
+    p10: float
+    p90: float
+    nearest_min: float
+    nearest_mean: float
+    samples: int
+
+
+class Distances(_Entry):
+    """Before and after the selection; None where there are fewer than two frames."""
+
+    before: Spread | None
+    after: Spread | None
+    nearest_to_pool: float | None
+
+
+class ManifestEmbedder(_Entry):
+    """What made the embeddings."""
+
+    name: str
+    version: str
+    dimensions: int
+
+
+class ManifestPool(_Entry):
+    """The datapool of the run, and this input's part of it."""
+
+    uri: str
+    name: str
+    part: str
+    updated: bool
+
+
+class Selected(_Entry):
+    """How the selection went."""
+
+    strategy: str
+    engine: str
+    budget: int
+    min_distance: float | None
+    stopped_by: str
+    notes: tuple[str, ...] = ()
+
+
+class Checks(_Entry):
+    """What the selection promises, measured on its result."""
+
+    budget_kept: bool
+    no_exact_duplicates: bool
+    min_distance_kept: bool
+
+
+class Manifest(_Entry):
+    """All of manifest.json."""
+
+    schema_version: int
+    worker: str
+    kind: Literal["videos", "images"]
+    job: str
+    options: dict[str, Any]
+    embedder: ManifestEmbedder
+    counts: Counts
+    distances: Distances
+    selection: Selected
+    checks: Checks
+    datapool: ManifestPool | None
+    input: tuple[ManifestInput, ...]
+    files: tuple[ManifestFile, ...]
+    seconds: dict[str, float]
+
+    def to_json(self) -> bytes:
+        """As it is stored: the schema's number under the name `schema`."""
+        content = self.model_dump(mode="json")
+        return json.dumps({"schema": content.pop("schema_version"), **content}, indent=1).encode() + b"\n"
+
+    @classmethod
+    def from_json(cls, content: bytes) -> "Manifest | None":
+        """The manifest in the text; None where it is none, or one of another schema."""
+        try:
+            fields = json.loads(content)
+            return cls.model_validate({"schema_version": fields["schema"], **fields})
+        except (ValueError, KeyError, TypeError, ValidationError):
+            return None
+
+    @property
+    def input_hash(self) -> str:
+        """SHA-256 over the content of the input files."""
+        return hashlib.sha256(json.dumps(sorted((file.name, file.sha256) for file in self.input)).encode()).hexdigest()
+
+    @property
+    def content_hash(self) -> str:
+        """SHA-256 over the output files: equal for equal results, whenever and wherever they were made."""
+        stable = sorted((file.path, file.sha256) for file in self.files if file.path not in _TELLS_TIME)
+        return hashlib.sha256(json.dumps(stable).encode()).hexdigest()
+
+
+#: Files whose content tells when and how fast a run was.
+_TELLS_TIME = frozenset({layout.LOG, layout.REPORT_HTML, layout.REPORT_JSON, layout.CONFIG_HYDRA})
+
+
+def worker_version() -> str:
+    """Of the installed package; "unknown" when the code runs from a bare folder."""
+    try:
+        return version("lightly-pipeline")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def job_fingerprint(options: Mapping[str, Any]) -> str:
+    """What makes two runs the same job, next to their input: the options that can change the result."""
+    text = json.dumps({"schema": SCHEMA, "worker": worker_version(), "options": options}, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def same_input(manifest: Manifest, files: Iterable[InputFile], unusable: Iterable[str]) -> bool:
+    """Whether the manifest was made from these very files, by name, size and version."""
+    then = {(entry.name, entry.bytes, entry.version) for entry in manifest.input if entry.version != "unusable"}
+    now = {(file.name, file.bytes, file.version) for file in files}
+    return then == now and {e.name for e in manifest.input if e.version == "unusable"} == set(unusable)
+
+
+def list_files(tree: Path) -> tuple[ManifestFile, ...]:
+    """Every file of the finished tree with its size and hash."""
+    paths = sorted(path for path in tree.rglob("*") if path.is_file())
+    with ThreadPoolExecutor(2, thread_name_prefix="hash") as pool:
+        return tuple(pool.map(lambda path: _entry(tree, path), paths))
+
+
+def _entry(tree: Path, path: Path) -> ManifestFile:
+    digest, size = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while block := file.read(1024**2):
+            digest.update(block)
+            size += len(block)
+    return ManifestFile(path=path.relative_to(tree).as_posix(), bytes=size, sha256=digest.hexdigest())

@@ -1,0 +1,56 @@
+"""What a selection decided: the typed value between choosing and writing."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightly_pipeline.worker.frames import FrameTable
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Every frame's fate.
+
+    usable: bool [n], not corrupt. original: int64 [n], the first frame with the same pixels (itself where it is
+    that). allowed: bool [n], passes the thresholds. picks: int64 [k], selected rows in the order of picking.
+    distances: float32 [k], of each pick to the nearest earlier pick or pool vector when it was picked (infinite for
+    the first without a pool). stopped_by: "budget", "min_distance" or "exhausted". notes: sentences for the reader.
+    """
+
+    table: FrameTable
+    usable: NDArray[np.bool_]
+    original: NDArray[np.int64]
+    allowed: NDArray[np.bool_]
+    picks: NDArray[np.int64]
+    distances: NDArray[np.float32]
+    stopped_by: str
+    strategy: str
+    engine: str
+    budget: int
+    min_distance: float | None
+    pool: NDArray[np.float32]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def unique(self) -> NDArray[np.bool_]:
+        """bool [n]: usable, and not the copy of an earlier frame."""
+        first: NDArray[np.bool_] = self.original == np.arange(len(self.original))
+        return self.usable & first
+
+    @property
+    def candidates(self) -> NDArray[np.bool_]:
+        """bool [n]: what could be selected."""
+        return self.unique & self.allowed
+
+    @property
+    def selected(self) -> NDArray[np.int64]:
+        """The selected rows in the order of the input."""
+        return np.sort(self.picks)
+
+    @property
+    def is_selected(self) -> NDArray[np.bool_]:
+        """bool [n]: selected."""
+        chosen = np.zeros(len(self.table), dtype=np.bool_)
+        chosen[self.picks] = True
+        return chosen

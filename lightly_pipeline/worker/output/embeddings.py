@@ -1,0 +1,61 @@
+"""Embeddings as Lightly's CSV: `filenames,embedding_0,…,embedding_{d-1},labels`.
+
+Written through Arrow: formatting 2 million numbers in Python would take as long as decoding the video.
+"""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightly_pipeline.worker.frames import FrameTable
+from lightly_pipeline.worker.outcome import Outcome
+from lightly_pipeline.worker.output import layout
+
+_BLOCK = 4096
+
+
+def write_embeddings(tree: Path, outcome: Outcome, raw: NDArray[np.float32] | None, *, with_selected: bool) -> None:
+    """The embeddings of all unique frames, the same at unit length, and those of the selected frames.
+
+    raw: float32 [n, d] as the embedder or the user gave them, None where that is unit length already.
+    """
+    table = outcome.table
+    unique = np.flatnonzero(outcome.unique)
+    normalized = tree / layout.NORMALIZED_EMBEDDINGS
+    write_embeddings_csv(normalized, table, unique, table.embeddings)
+    if raw is None:
+        shutil.copyfile(normalized, tree / layout.EMBEDDINGS)
+    else:
+        write_embeddings_csv(tree / layout.EMBEDDINGS, table, unique, raw)
+    if with_selected:
+        given = table.embeddings if raw is None else raw
+        write_embeddings_csv(tree / layout.SELECTED_EMBEDDINGS, table, outcome.selected, given)
+
+
+def write_embeddings_csv(
+    path: Path, table: FrameTable, rows: Sequence[int] | NDArray[np.int64], embeddings: NDArray[np.float32]
+) -> None:
+    """One CSV of the given rows; the label is the number of the row's video or image."""
+    import pyarrow as pa
+    from pyarrow import csv
+
+    rows = np.asarray(rows, dtype=np.int64)
+    columns = [f"embedding_{i}" for i in range(embeddings.shape[1])]
+    schema = pa.schema(
+        [("filenames", pa.string()), *((name, pa.float32()) for name in columns), ("labels", pa.int32())]
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        file.write(",".join(["filenames", *columns, "labels"]).encode() + b"\n")
+        # The header is written by hand: Arrow would put every name in quotes.
+        options = csv.WriteOptions(include_header=False, quoting_style="needed")
+        with csv.CSVWriter(file, schema, write_options=options) as writer:
+            for start in range(0, len(rows), _BLOCK):
+                block = rows[start : start + _BLOCK]
+                values = np.ascontiguousarray(embeddings[block].T)
+                arrays = [pa.array(table.names(block), pa.string()), *map(pa.array, values)]
+                arrays.append(pa.array(table.video[block]))
+                writer.write_batch(pa.record_batch(arrays, schema=schema))

@@ -1,0 +1,58 @@
+"""The lists of names: corrupt, duplicate, removed, sampled; and what is known of each removed and corrupt one."""
+
+import csv
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from lightly_pipeline.worker.outcome import Outcome
+from lightly_pipeline.worker.output import layout
+
+
+def write_lists(tree: Path, outcome: Outcome, unusable: Iterable[tuple[str, str]]) -> None:
+    """All text lists, one name a line, and corruptness_check_information.json with the reasons.
+
+    A corrupt file is listed by its own name, a corrupt frame by the frame's; of a damaged video both, and its good
+    frames remain candidates. `removed` are the frames that were candidates and were not selected.
+    """
+    table = outcome.table
+    corrupt_samples: dict[str, str] = {}
+    corrupt_files: dict[str, str] = dict(unusable)
+    for file, frame, problem in table.problems():
+        reasons = corrupt_files if frame is None else corrupt_samples
+        name = file.name if frame is None else frame
+        reasons[name] = f"{reasons[name]} {problem.reason}" if name in reasons else problem.reason
+    copies = np.flatnonzero(outcome.usable & ~outcome.unique)
+    removed = np.flatnonzero(outcome.unique & ~outcome.is_selected)
+    sampled = table.names(outcome.selected)
+    _write(tree / layout.CORRUPT_NAMES, [*sorted(corrupt_files), *corrupt_samples])
+    _write(tree / layout.DUPLICATE_NAMES, table.names(copies))
+    _write(tree / layout.REMOVED_NAMES, table.names(removed))
+    _write(tree / layout.SAMPLED_NAMES, sampled)
+    _write(tree / layout.SAMPLED_NAMES_WITHOUT_POOL, sampled)
+    information = {"corrupt_samples": corrupt_samples, "corrupt_videos": corrupt_files}
+    (tree / layout.CORRUPTNESS).write_text(json.dumps(information, indent=1), encoding="utf-8")
+
+
+def write_removed_samples(tree: Path, outcome: Outcome) -> None:
+    """removed_samples.csv: every frame that is not in the result, why, and which kept frame stands for it."""
+    table = outcome.table
+    gone = np.flatnonzero(~outcome.is_selected)
+    with (tree / layout.REMOVED_SAMPLES).open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["filename", "reason", "duplicate_of"])
+        unique, usable, allowed = outcome.unique, outcome.usable, outcome.allowed
+        for row in map(int, gone):
+            if not usable[row]:
+                writer.writerow([table.name(row), "corrupt", ""])
+            elif not unique[row]:
+                writer.writerow([table.name(row), "duplicate", table.name(int(outcome.original[row]))])
+            else:
+                writer.writerow([table.name(row), "not selected" if allowed[row] else "threshold", ""])
+
+
+def _write(path: Path, names: Iterable[str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")

@@ -1,0 +1,233 @@
+"""Publishing the finished tree: to a folder or an S3 prefix, the manifest last.
+
+The manifest is the sign of success, so an earlier one goes first: whoever finds a manifest finds its whole tree and
+nothing of another run. Before anything is touched a small plan names all that the earlier run left and all that this
+one will bring; it goes when the manifest is there, so that after a kill the next run knows what to clear. Nothing
+that no manifest and no plan names is ever removed.
+"""
+
+import json
+import mimetypes
+import os
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Protocol
+
+from lightly_pipeline.worker.errors import StorageError
+from lightly_pipeline.worker.output import layout
+from lightly_pipeline.worker.s3 import TRANSFERS, S3Address, is_s3, s3_client, s3_errors
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.type_defs import ObjectIdentifierTypeDef
+
+#: Beyond this a file travels in parts; below it, in one request that a kill leaves no trace of.
+_SINGLE_REQUEST = 1024**3
+
+
+class Target(Protocol):
+    """A place for one output tree."""
+
+    uri: str
+
+    def read(self, name: str) -> bytes | None:
+        """A small file of the tree that is there, None without it."""
+
+    def prepare(self) -> None:
+        """Fail now, before hours of work, where nothing can be written."""
+
+    def publish(self, tree: Path, before_manifest: Callable[[], None], on_file: Callable[[int], None]) -> None:
+        """Put the tree in place of what earlier runs left.
+
+        `before_manifest` runs when everything but the manifest is there. `on_file` is told the files done since,
+        and may raise to end the run: then nothing of the tree is left.
+        """
+
+
+def open_target(place: str, run_directory: str) -> Target:
+    """The target at a folder or `s3://` prefix, or in the subfolder of it."""
+    if is_s3(place):
+        return S3Target(S3Address.parse(place).below(run_directory))
+    return FolderTarget(Path(place, run_directory))
+
+
+class FolderTarget:
+    """A folder on this machine: the new tree is moved into place, which takes no time."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.uri = str(root)
+
+    def prepare(self) -> None:
+        """Check that the folder, or the nearest one above it that exists, can be written and holds nothing foreign."""
+        existing = next(path for path in (self.root, *self.root.absolute().parents) if path.exists())
+        if not existing.is_dir():
+            raise StorageError(f"OUTPUT {self.root}: {existing} is a file, not a folder.")
+        if not os.access(existing, os.W_OK | os.X_OK):
+            raise StorageError(f"OUTPUT {self.root} cannot be written: no permission in {existing}.")
+        if self.read(layout.MANIFEST) is None and self.read(layout.PLAN) is None:
+            foreign = [name for name in sorted(layout.OWNED) if (self.root / name).exists()]
+            if foreign:
+                raise StorageError(
+                    f"OUTPUT {self.root} already holds '{foreign[0]}', which no run of this worker left there: "
+                    f"give an empty folder, or write into a subfolder with run_directory=NAME."
+                )
+
+    def publish(self, tree: Path, before_manifest: Callable[[], None], on_file: Callable[[int], None]) -> None:
+        """Bring the tree onto the file system of OUTPUT, then rename file by file."""
+        # Once begun it is over in milliseconds, so that an interrupt waits for it.
+        on_file(0)
+        incoming = self.root / ".incoming"
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(incoming, ignore_errors=True)
+            _move(tree, incoming)
+            names = _names(incoming)
+            stale = _left_behind(self.read(layout.MANIFEST), self.read(layout.PLAN))
+            (self.root / layout.PLAN).write_text(json.dumps(sorted(stale | names)))
+            (self.root / layout.MANIFEST).unlink(missing_ok=True)
+            for name in stale:
+                self._remove(name)
+            for name in sorted(names - {layout.MANIFEST}):
+                (self.root / name).parent.mkdir(parents=True, exist_ok=True)
+                (incoming / name).replace(self.root / name)
+            before_manifest()
+            (incoming / layout.MANIFEST).replace(self.root / layout.MANIFEST)
+            (self.root / layout.PLAN).unlink()
+        except OSError as error:
+            raise StorageError(f"OUTPUT {self.root} could not be written: {error.strerror or error}.") from error
+        finally:
+            shutil.rmtree(incoming, ignore_errors=True)
+
+    def read(self, name: str) -> bytes | None:
+        """A file below the folder."""
+        try:
+            return (self.root / name).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def _remove(self, name: str) -> None:
+        """Remove a file of an earlier run, and the folders that it leaves empty."""
+        path = self.root / name
+        path.unlink(missing_ok=True)
+        for folder in path.parents:
+            if folder == self.root:
+                break
+            with suppress(OSError):
+                folder.rmdir()
+
+
+class S3Target:
+    """A prefix of a bucket."""
+
+    def __init__(self, address: S3Address) -> None:
+        self.address = address
+        self.uri = address.uri()
+
+    def prepare(self) -> None:
+        """Check that the bucket is there."""
+        with s3_errors(f"write to {self.uri}"):
+            s3_client().list_objects_v2(Bucket=self.address.bucket, Prefix=self.address.prefix, MaxKeys=1)
+
+    def publish(self, tree: Path, before_manifest: Callable[[], None], on_file: Callable[[int], None]) -> None:
+        """Upload everything in parallel, drop what earlier runs left, put the manifest."""
+        names = _names(tree)
+        stale = _left_behind(self.read(layout.MANIFEST), self.read(layout.PLAN))
+        bucket = self.address.bucket
+        with s3_errors(f"write to {self.uri}"):
+            plan = json.dumps(sorted(stale | names)).encode()
+            s3_client().put_object(Bucket=bucket, Key=self._key(layout.PLAN), Body=plan)
+            s3_client().delete_object(Bucket=bucket, Key=self._key(layout.MANIFEST))
+            try:
+                self._upload_all(tree, sorted(names - {layout.MANIFEST}), on_file)
+            except BaseException:
+                self._remove_all(sorted(stale | names))
+                raise
+            self._remove_all(sorted(stale - names))
+            before_manifest()
+            self._upload(tree, layout.MANIFEST)
+            s3_client().delete_object(Bucket=bucket, Key=self._key(layout.PLAN))
+
+    def read(self, name: str) -> bytes | None:
+        """An object below the prefix."""
+        from botocore.exceptions import ClientError
+
+        with s3_errors(f"read {self.address.uri(name)}"):
+            try:
+                answer = s3_client().get_object(Bucket=self.address.bucket, Key=self._key(name))
+            except ClientError as error:
+                if error.response.get("Error", {}).get("Code") in ("NoSuchKey", "404"):
+                    return None
+                raise
+            return answer["Body"].read()
+
+    def _upload_all(self, tree: Path, names: list[str], on_file: Callable[[int], None]) -> None:
+        pool = ThreadPoolExecutor(TRANSFERS, thread_name_prefix="upload")
+        try:
+            for future in [pool.submit(self._upload, tree, name) for name in names]:
+                future.result()
+                on_file(1)
+        finally:
+            # After a failure or an interrupt the rest is not worth sending.
+            pool.shutdown(cancel_futures=True)
+
+    def _upload(self, tree: Path, name: str) -> None:
+        path = tree / name
+        content_type = mimetypes.guess_type(name)[0] or "application/octet-stream"
+        if path.stat().st_size <= _SINGLE_REQUEST:
+            with path.open("rb") as file:
+                s3_client().put_object(
+                    Bucket=self.address.bucket, Key=self._key(name), Body=file, ContentType=content_type
+                )
+            return
+        from boto3.s3.transfer import TransferConfig
+
+        s3_client().upload_file(
+            str(path),
+            self.address.bucket,
+            self._key(name),
+            ExtraArgs={"ContentType": content_type},
+            Config=TransferConfig(multipart_chunksize=64 * 1024**2, max_concurrency=4),
+        )
+
+    def _remove_all(self, names: list[str]) -> None:
+        for start in range(0, len(names), 1000):
+            objects: list[ObjectIdentifierTypeDef] = [{"Key": self._key(name)} for name in names[start : start + 1000]]
+            answer = s3_client().delete_objects(Bucket=self.address.bucket, Delete={"Objects": objects, "Quiet": True})
+            if errors := answer.get("Errors"):
+                raise StorageError(
+                    f"{len(errors)} objects of an earlier run below {self.uri} could not be removed, the first is "
+                    f"{errors[0].get('Key')}: {errors[0].get('Message')}."
+                )
+
+    def _key(self, name: str) -> str:
+        return self.address.prefix + name
+
+
+def _names(tree: Path) -> set[str]:
+    return {path.relative_to(tree).as_posix() for path in tree.rglob("*") if path.is_file()}
+
+
+def _left_behind(manifest: bytes | None, plan: bytes | None) -> set[str]:
+    """All names that earlier runs put below OUTPUT, by what they say of themselves."""
+    names: set[str] = set()
+    if plan is not None:
+        names.update(json.loads(plan))
+    if manifest is not None:
+        names.update(entry["path"] for entry in json.loads(manifest)["files"])
+        names.add(layout.MANIFEST)
+    # A manifest is a file that anyone can write: what it names counts only where the worker's tree is.
+    return {
+        name for name in names if PurePosixPath(name).parts[0] in layout.OWNED and ".." not in PurePosixPath(name).parts
+    }
+
+
+def _move(tree: Path, target: Path) -> None:
+    """Rename where both are on one file system, copy otherwise."""
+    try:
+        tree.rename(target)
+    except OSError:
+        shutil.copytree(tree, target)
+        shutil.rmtree(tree)

@@ -1,0 +1,280 @@
+"""The spine: discover → scan → exact duplicates → select on top of the datapool → write → report → manifest.
+
+The order of the work is the order of the lines in `select_frames`; each step is a module of its own. Nothing is
+visible in OUTPUT before everything is ready, and the manifest appears last.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightly_pipeline.worker.arguments import make_options, result_options
+from lightly_pipeline.worker.choosing import choose, load_pool
+from lightly_pipeline.worker.datapool import Datapool, DatapoolError
+from lightly_pipeline.worker.discover import Input, discover
+from lightly_pipeline.worker.errors import DatapoolUnusable, NothingToSelect
+from lightly_pipeline.worker.frames import FrameTable, ScannedFiles, make_frame_table
+from lightly_pipeline.worker.manifest import (
+    SCHEMA,
+    Counts,
+    Manifest,
+    ManifestEmbedder,
+    ManifestInput,
+    ManifestPool,
+    Selected,
+    job_fingerprint,
+    list_files,
+    same_input,
+    worker_version,
+)
+from lightly_pipeline.worker.options import Options
+from lightly_pipeline.worker.outcome import Outcome
+from lightly_pipeline.worker.output import layout
+from lightly_pipeline.worker.output.configuration import write_configuration
+from lightly_pipeline.worker.output.contact_sheet import PICTURES, contact_sheet, jpeg, spread
+from lightly_pipeline.worker.output.embeddings import write_embeddings
+from lightly_pipeline.worker.output.lists import write_lists, write_removed_samples
+from lightly_pipeline.worker.output.targets import Target, open_target
+from lightly_pipeline.worker.progress import Progress
+from lightly_pipeline.worker.report.statistics import check, measure_distances
+from lightly_pipeline.worker.scanning import Scanner
+from lightly_pipeline.worker.scratch import Scratch, open_scratch
+from lightly_pipeline.worker.sources import Source, open_source
+from lightly_pipeline.worker.writing import Writer
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SelectionResult:
+    """What `select_frames` leaves: where it is, its manifest, and whether it had been there before."""
+
+    uri: str
+    manifest: Manifest
+    already_done: bool
+    contact_sheet: bytes | None
+
+
+def select_frames(
+    input: str | Path,
+    output: str | Path,
+    options: Options | Mapping[str, Any] | None = None,
+    *,
+    progress: Progress | None = None,
+) -> SelectionResult:
+    """Select a clean, diverse few of all frames below `input` and write them, lists and report to `output`.
+
+    input, output: folders or `s3://` prefixes. options: `Options`, or values by Lightly's names, dotted or nested,
+    such as `{"stopping_condition.n_samples": 0.1, "dump_dataset": True}`.
+
+    Raises WorkerError (OptionError, NothingToSelect, StorageError, DatapoolUnusable) with a sentence; then nothing
+    was written. A second call with the same input and options finds the result and does nothing.
+    """
+    options = options if isinstance(options, Options) else make_options(options or {})
+    progress = progress or Progress()
+    source, target = open_source(str(input)), open_target(str(output), options.run_directory)
+    target.prepare()
+    found = discover(source, relevant_filenames_file=options.relevant_filenames_file, leave_out=target.uri)
+    log.info("Found %d input %s in %s.", len(found.files), found.kind, source.uri)
+    job = job_fingerprint(result_options(options))
+
+    with ExitStack() as stack:
+        scratch = stack.enter_context(
+            open_scratch(options.scratch, f"{source.uri}\n{target.uri}\n{job}", _bytes(options))
+        )
+        if done := _already_done(target, job, found):
+            return done
+        log_file = stack.enter_context(_log_file(scratch))
+        scanner = Scanner(source, options, scratch, progress)
+        scanned = scanner.scan(found)
+        table = _table(scanned, found, source, scratch)
+
+        datapool, part = _datapool(options, source, target)
+        pool = load_pool(datapool, part, table, scratch.work)
+        outcome = choose(table, options, pool, progress)
+
+        writer = Writer(table, options, scanner, progress)
+        sheet = _write_tree(scratch.tree, outcome, found, options, writer, scratch)
+        manifest = _manifest(job, outcome, scanned, found, options, datapool, part, progress)
+
+        def contribute() -> None:
+            if datapool is not None and options.datasource.enable_datapool_update:
+                _contribute(datapool, part, outcome, manifest)
+
+        log_file.rename(scratch.tree / layout.LOG)
+        manifest = _publish(target, scratch.tree, manifest, contribute, progress)
+    log.info("Done! %s", target.uri)
+    return SelectionResult(target.uri, manifest, already_done=False, contact_sheet=sheet)
+
+
+def _already_done(target: Target, job: str, found: Input) -> SelectionResult | None:
+    """The result of an earlier run of the same job on the same files."""
+    content = target.read(layout.MANIFEST)
+    manifest = Manifest.from_json(content) if content else None
+    if manifest is None or manifest.job != job:
+        return None
+    if not same_input(manifest, found.files, [name for name, _ in found.unusable]):
+        return None
+    log.info("Already done: %s was made from the same input with the same options.", target.uri)
+    return SelectionResult(target.uri, manifest, already_done=True, contact_sheet=target.read(layout.CONTACT_SHEET))
+
+
+def _table(scanned: list[ScannedFiles], found: Input, source: Source, scratch: Scratch) -> FrameTable:
+    if not any(len(part.scan.frames) for part in scanned):
+        reasons = [problem.reason for part in scanned for problem in part.scan.problems]
+        reasons += [reason for _, reason in found.unusable]
+        raise NothingToSelect(
+            f"None of the {len(found.files) + len(found.unusable)} {found.kind} in {source.uri} could be read: "
+            f"{' '.join(reasons[:3]) or 'they hold no frame.'}"
+        )
+    table = make_frame_table(scanned, scratch.work)
+    corrupt = int((~table.frames["ok"]).sum())
+    log.info("Decoded %d frames, %d of them corrupt.", len(table), corrupt)
+    return table
+
+
+def _datapool(options: Options, source: Source, target: Target) -> tuple[Datapool | None, str]:
+    from lightly_pipeline.worker.pool_place import pool_part, pool_uri
+
+    if not options.datapool.name:
+        return None, ""
+    uri = options.datapool.uri or pool_uri(target.uri, options.run_directory)
+    return Datapool(uri, options.datapool.name), options.datapool.part or pool_part(source.uri)
+
+
+def _write_tree(
+    tree: Path, outcome: Outcome, found: Input, options: Options, writer: Writer, scratch: Scratch
+) -> bytes | None:
+    """Everything but the manifest; returns the contact sheet."""
+    selected = [int(row) for row in outcome.selected]
+    write_configuration(tree, options)
+    write_lists(tree, outcome, found.unusable)
+    write_removed_samples(tree, outcome)
+    write_embeddings(tree, outcome, None, with_selected=options.dump_sampled_embeddings)
+    files = writer.dump(tree, selected) if options.dump_dataset else {}
+    shown = spread(selected, PICTURES)
+    pictures = writer.small_pictures(shown, scratch.work, files)
+    if not shown:
+        return None
+    sheet = jpeg(contact_sheet([pictures[row] for row in shown]))
+    (tree / layout.CONTACT_SHEET).write_bytes(sheet)
+    return sheet
+
+
+def _manifest(
+    job: str,
+    outcome: Outcome,
+    scanned: list[ScannedFiles],
+    found: Input,
+    options: Options,
+    datapool: Datapool | None,
+    part: str,
+    progress: Progress,
+) -> Manifest:
+    table = outcome.table
+    distances = measure_distances(outcome, options.memory_requirement_in_GB)[2]
+    updated = datapool is not None and options.datasource.enable_datapool_update
+    counts = Counts(
+        videos=len(found.files) if found.kind == "videos" else 0,
+        images=len(found.files) if found.kind == "images" else 0,
+        unreadable=len(found.unusable) + sum(1 for part in scanned if not len(part.scan.frames)),
+        frames=len(table),
+        corrupt=int((~outcome.usable).sum()),
+        duplicates=int((outcome.usable & ~outcome.unique).sum()),
+        candidates=int(outcome.candidates.sum()),
+        selected=len(outcome.picks),
+        pool_before=len(outcome.pool),
+        pool_after=len(outcome.pool) + (len(outcome.picks) if updated else 0),
+    )
+    return Manifest(
+        schema_version=SCHEMA,
+        worker=worker_version(),
+        kind=found.kind,
+        job=job,
+        options=result_options(options),
+        embedder=ManifestEmbedder(**vars(table.embedder)),
+        counts=counts,
+        distances=distances,
+        selection=Selected(
+            strategy=outcome.strategy,
+            engine=outcome.engine,
+            budget=outcome.budget,
+            min_distance=outcome.min_distance,
+            stopped_by=outcome.stopped_by,
+            notes=outcome.notes,
+        ),
+        checks=check(outcome, duplicates_removed=options.remove_exact_duplicates),
+        datapool=ManifestPool(uri=datapool.uri, name=datapool.name, part=part, updated=updated) if datapool else None,
+        input=tuple(_inputs(scanned, found)),
+        files=(),
+        seconds=dict(progress.seconds),
+    )
+
+
+def _inputs(scanned: list[ScannedFiles], found: Input) -> list[ManifestInput]:
+    entries = []
+    for part in scanned:
+        whole = {problem.frame_index: problem.reason for problem in part.scan.problems}
+        for index, (file, digest) in enumerate(zip(part.files, part.sha256, strict=True)):
+            entries.append(
+                ManifestInput(
+                    name=file.name,
+                    sha256=digest,
+                    bytes=file.bytes,
+                    frames=1 if part.images else len(part.scan.frames),
+                    version=file.version,
+                    problem=whole.get(index) if part.images else whole.get(None),
+                )
+            )
+    for name, reason in found.unusable:
+        entries.append(ManifestInput(name=name, sha256="", bytes=0, frames=0, version="unusable", problem=reason))
+    return entries
+
+
+def _contribute(datapool: Datapool, part: str, outcome: Outcome, manifest: Manifest) -> None:
+    """Put the selected frames into the pool, in place of what the same input contributed before."""
+    table, selected = outcome.table, outcome.selected
+    try:
+        datapool.replace(
+            part,
+            table.names(selected),
+            table.embeddings[selected],
+            table.embedder,
+            manifest.input_hash,
+            table.video[selected],
+        )
+    except DatapoolError as error:
+        raise DatapoolUnusable(str(error)) from error
+
+
+def _publish(
+    target: Target, tree: Path, manifest: Manifest, contribute: Callable[[], None], progress: Progress
+) -> Manifest:
+    """Complete the manifest with the files of the tree, and bring both to OUTPUT."""
+    manifest = manifest.model_copy(update={"files": list_files(tree), "seconds": dict(progress.seconds)})
+    (tree / layout.MANIFEST).write_bytes(manifest.to_json())
+    with progress.stage("publish", len(manifest.files) + 1, "files") as stage:
+        target.publish(tree, contribute, stage.advance)
+    return manifest
+
+
+@contextmanager
+def _log_file(scratch: Scratch) -> Iterator[Path]:
+    """A file that takes the log lines of this run."""
+    path = scratch.work / layout.LOG
+    logger = logging.getLogger("lightly_pipeline.worker")
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger.addHandler(handler)
+    try:
+        yield path
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
+
+
+def _bytes(options: Options) -> int:
+    return int(options.scratch_size_in_GB * 1024**3)

@@ -1,0 +1,120 @@
+"""The folder for work in progress: local copies of S3 input, finished scans, and the output before it is whole.
+
+One folder per job (input, output and options), held by a kernel lock while a run works in it: a second run of the
+same job waits, then finds the result. A run that ends well leaves nothing; one that was killed leaves its finished
+scans, so that the next one continues. What was left behind is bounded: the oldest jobs go first.
+"""
+
+import fcntl
+import hashlib
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from lightly_pipeline.worker.errors import StorageError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """The folders of one job: input copies, finished scans, the output tree in the making, and anything else."""
+
+    folder: Path
+
+    @property
+    def inputs(self) -> Path:
+        """Local copies of input files."""
+        return _made(self.folder / "inputs")
+
+    @property
+    def scans(self) -> Path:
+        """Finished scans, and the pictures that they keep."""
+        return _made(self.folder / "scans")
+
+    @property
+    def tree(self) -> Path:
+        """The output before it is published."""
+        return _made(self.folder / "tree")
+
+    @property
+    def work(self) -> Path:
+        """What no later run can use."""
+        return _made(self.folder / "work")
+
+    def discard_output(self) -> None:
+        """Remove what a later run must not find."""
+        for name in ("tree", "work"):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+
+
+@contextmanager
+def open_scratch(place: str, job: str, limit_in_bytes: int) -> Iterator[Scratch]:
+    """The scratch folder of the job (any text that is the same for the same job), locked until the block ends."""
+    root = _root(place)
+    folder = root / hashlib.sha256(job.encode()).hexdigest()[:20]
+    try:
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = (root / f"{folder.name}.lock").open("a")
+    except OSError as error:
+        raise StorageError(
+            f"The scratch folder {root} cannot be used ({error.strerror}): give scratch=FOLDER."
+        ) from error
+    with lock:
+        _wait_for(lock.fileno(), folder)
+        try:
+            _drop_oldest(root, keep=folder, limit=limit_in_bytes)
+            folder.mkdir(exist_ok=True)
+            scratch = Scratch(folder)
+            scratch.discard_output()
+            try:
+                yield scratch
+            except BaseException:
+                scratch.discard_output()
+                if not any(scratch.scans.iterdir()):
+                    shutil.rmtree(folder, ignore_errors=True)
+                raise
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            Path(lock.name).unlink(missing_ok=True)
+
+
+def _root(place: str) -> Path:
+    """The user's folder, or one of this user below /var/tmp, which outlives a restart and is not kept in memory."""
+    if place:
+        return Path(place)
+    lasting = Path("/var/tmp")  # noqa: S108 - the folder below it is this user's alone
+    base = lasting if "TMPDIR" not in os.environ and os.access(lasting, os.W_OK) else Path(tempfile.gettempdir())
+    return base / f"lightly-worker-{os.getuid()}"
+
+
+def _wait_for(lock: int, folder: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        log.info("Another run of the same job is at work in %s: waiting for it.", folder)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+
+
+def _drop_oldest(root: Path, *, keep: Path, limit: int) -> None:
+    """Remove the oldest folders of jobs that nobody holds until the rest takes at most `limit` bytes."""
+    jobs = sorted((path for path in root.iterdir() if path.is_dir()), key=lambda path: -path.stat().st_mtime)
+    used = 0
+    for folder in jobs:
+        used += sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
+        if used <= limit or folder == keep:
+            continue
+        with suppress(OSError), (root / f"{folder.name}.lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+            Path(lock.name).unlink(missing_ok=True)
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -1,0 +1,101 @@
+"""Writing the selected frames, and small pictures of them, from the scans that found them."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from PIL import Image
+
+from lightly_pipeline.worker.errors import StorageError
+from lightly_pipeline.worker.frames import FrameTable
+from lightly_pipeline.worker.options import Options
+from lightly_pipeline.worker.output import layout
+from lightly_pipeline.worker.output.contact_sheet import thumbnail
+from lightly_pipeline.worker.progress import Progress
+from lightly_pipeline.worker.scan import ScanError, WrittenFrame, write_frames
+from lightly_pipeline.worker.scanning import Scanner
+
+#: Shortest edge of the pictures that only the report and the contact sheet need.
+_SMALL = 144
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Writes frames of a table; fetches input again where it had to make room."""
+
+    table: FrameTable
+    options: Options
+    scanner: Scanner
+    progress: Progress
+
+    def dump(self, tree: Path, rows: Sequence[int]) -> dict[int, Path]:
+        """The selected rows as files below data/sampled; returns each row's path."""
+        files = dumped_names(self.table, rows, self.options.output_image_format)
+        written = {}
+        with self.progress.stage("write", len(rows)) as stage:
+            for part, indices in self._by_scan(rows).items():
+                start = int(self.table.starts[part])
+                for frame in self._write(
+                    part,
+                    indices,
+                    {index: tree / layout.SAMPLED / files[start + index] for index in indices},
+                    self.options.output_image_format,
+                    self.options.output_image_size,
+                    stage.advance,
+                ):
+                    written[start + frame.index] = frame.path
+        return written
+
+    def small_pictures(self, rows: Sequence[int], folder: Path, at_hand: dict[int, Path]) -> dict[int, Image.Image]:
+        """Small pictures of the rows, from files `at_hand` where there are, else decoded again."""
+        missing = [row for row in rows if row not in at_hand]
+        paths = dict(at_hand)
+        for part, indices in self._by_scan(missing).items():
+            start = int(self.table.starts[part])
+            targets = {index: folder / f"{start + index}.jpg" for index in indices}
+            for frame in self._write(part, indices, targets, "jpg", _SMALL, lambda done: self.progress.check()):
+                paths[start + frame.index] = frame.path
+        return {row: thumbnail(paths[row]) for row in rows}
+
+    def _by_scan(self, rows: Sequence[int]) -> dict[int, list[int]]:
+        by_scan: dict[int, list[int]] = defaultdict(list)
+        for row in rows:
+            part, index = self.table.locate(row)
+            by_scan[part].append(index)
+        return by_scan
+
+    def _write(self, part, indices, targets, image_format, size, on_progress) -> list[WrittenFrame]:  # type: ignore[no-untyped-def]
+        scanned = self.table.scanned[part]
+        self.scanner.fetch(scanned.files)
+        try:
+            return write_frames(
+                scanned.scan,
+                indices,
+                targets.__getitem__,
+                image_format=image_format,
+                output_image_size=size,
+                on_progress=on_progress,
+            )
+        except ScanError as error:
+            raise StorageError(f"{error} Start the run again.") from error
+        except OSError as error:
+            raise StorageError(f"A frame could not be written: {error.strerror or error}.") from error
+
+
+def dumped_names(table: FrameTable, rows: Sequence[int], image_format: str) -> dict[int, str]:
+    """Where below data/sampled each row goes: its name with the extension of the written format.
+
+    Two images that differ in their extension alone (a.bmp, a.tif) keep it: a.bmp.png, a.tif.png.
+    """
+    names: dict[int, str] = {}
+    owners: dict[str, list[int]] = defaultdict(list)
+    for row in rows:
+        name = PurePosixPath(table.name(row)).with_suffix(f".{image_format}").as_posix()
+        names[row] = name
+        owners[name].append(row)
+    for sharing in owners.values():
+        if len(sharing) > 1:
+            for row in sharing:
+                names[row] = f"{table.name(row)}.{image_format}"
+    return names
