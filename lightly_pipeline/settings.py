@@ -10,7 +10,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 
-class MissingSetting(ValueError):
+class SettingError(ValueError):
+    """A variable cannot be used as it is; the message says which and what to do."""
+
+
+class InvalidSetting(SettingError):
+    """A variable's text is not of the kind that it should be."""
+
+
+class MissingSetting(SettingError):
     """A variable without default is not set; the message says which, what it is for and how to set it."""
 
 
@@ -35,6 +43,13 @@ class Setting:
                 f"`lightly-pipeline sandbox -- COMMAND`."
             )
         return text
+
+    def number(self, environment: Mapping[str, str] | None = None) -> int:
+        """The value as a whole number above 0; InvalidSetting if it is none."""
+        text = self.value(environment)
+        if not text.isdecimal() or int(text) == 0:
+            raise InvalidSetting(f"{self.name} is {text!r} ({self.meaning}): set it to a whole number above 0.")
+        return int(text)
 
 
 PEXELS_API_KEY = Setting("PEXELS_API_KEY", "key of the Pexels API, from pexels.com/api", secret=True)

@@ -7,7 +7,7 @@ import dagster as dg
 
 from lightly_pipeline.pexels import PexelsError
 from lightly_pipeline.runner import RunnerError
-from lightly_pipeline.settings import MissingSetting
+from lightly_pipeline.settings import SettingError
 from lightly_pipeline.storage import StorageError
 
 
@@ -20,7 +20,7 @@ def failures(**about: str) -> Iterator[None]:
     """
     try:
         yield
-    except (PexelsError, RunnerError, MissingSetting, StorageError) as error:
+    except (PexelsError, RunnerError, SettingError, StorageError) as error:
         raise dg.Failure(
             str(error),
             metadata={**about, "error": type(error).__name__},
