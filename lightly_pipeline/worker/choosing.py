@@ -1,6 +1,7 @@
 """From the table of frames to the outcome: what is left out, what is selected, on top of which pool."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,52 +12,19 @@ from lightly_pipeline.worker.datapool import Datapool, DatapoolError
 from lightly_pipeline.worker.duplicates import first_of_equal
 from lightly_pipeline.worker.errors import DatapoolUnusable, OptionError
 from lightly_pipeline.worker.frames import FrameTable
+from lightly_pipeline.worker.given_embeddings import GivenEmbeddings
 from lightly_pipeline.worker.options import Options
 from lightly_pipeline.worker.outcome import Outcome
 from lightly_pipeline.worker.progress import Progress
 from lightly_pipeline.worker.scan import snap_to_kept
 from lightly_pipeline.worker.scanning import exact_frames
 from lightly_pipeline.worker.select import Selection, SelectionCancelled, SelectionError, select
+from lightly_pipeline.worker.sequences import cut_sequences
 
 log = logging.getLogger(__name__)
 
-
-def choose(table: FrameTable, options: Options, pool: NDArray[np.float32], progress: Progress) -> Outcome:
-    """Leave out corrupt frames and copies, then select from the rest on top of the pool's vectors (float32 [m, d])."""
-    usable = table.frames["ok"].copy()
-    original = np.arange(len(table), dtype=np.int64)
-    if options.remove_exact_duplicates:
-        original = first_of_equal(table.frames["pixel_hash"], usable)
-        log.info("Found %d exact duplicates.", int((original != np.arange(len(table))).sum()))
-    plan = make_plan(options, table)
-    rows = np.flatnonzero(usable & plan.allowed & (original == np.arange(len(table))))
-    log.info(
-        "Sampling dataset with stopping condition: n_samples=%d%s",
-        plan.budget,
-        "" if plan.min_distance is None else f", min_distance={plan.min_distance}",
-    )
-    selection = _select(table, rows, plan, pool, options, progress)
-    picks = rows[selection.indices]
-    if len(picks) and not exact_frames(options) and plan.min_distance is None:
-        picks = _snap(table, rows, picks)
-    log.info("Sampled %d images.", len(picks))
-    for note in selection.notes:
-        log.info("%s", note)
-    return Outcome(
-        table=table,
-        usable=usable,
-        original=original,
-        allowed=plan.allowed,
-        picks=picks,
-        distances=selection.distances,
-        stopped_by=selection.stopped_by,
-        strategy=selection.strategy,
-        engine=selection.engine,
-        budget=plan.budget,
-        min_distance=plan.min_distance,
-        pool=pool,
-        notes=selection.notes,
-    )
+#: Picks up to which their distances are measured again after they were moved.
+_REMEASURED = 8192
 
 
 def load_pool(datapool: Datapool | None, part: str, table: FrameTable, folder: Path) -> NDArray[np.float32]:
@@ -71,17 +39,132 @@ def load_pool(datapool: Datapool | None, part: str, table: FrameTable, folder: P
     return vectors
 
 
-def _select(
+def choose(
     table: FrameTable,
-    rows: NDArray[np.int64],
+    options: Options,
+    pool: NDArray[np.float32],
+    progress: Progress,
+    given: GivenEmbeddings | None = None,
+) -> Outcome:
+    """Leave out corrupt frames and copies, then select from the rest on top of the pool's vectors (float32 [m, d])."""
+    usable = table.frames["ok"].copy()
+    original = np.arange(len(table), dtype=np.int64)
+    if options.remove_exact_duplicates and options.selected_sequence_length == 1:
+        original = first_of_equal(table.frames["pixel_hash"], usable)
+        log.info("Found %d exact duplicates.", int((original != np.arange(len(table))).sum()))
+    plan = make_plan(options, table)
+    if given is not None:
+        plan = replace(plan, allowed=plan.allowed & given.known)
+    candidates = usable & plan.allowed & (original == np.arange(len(table)))
+    preselected = np.flatnonzero(candidates & given.selected) if given is not None else np.empty(0, np.int64)
+    log.info(
+        "Sampling dataset with stopping condition: n_samples=%d%s",
+        plan.budget,
+        "" if plan.min_distance is None else f", min_distance={plan.min_distance}",
+    )
+    start = Outcome(
+        table=table,
+        usable=usable,
+        original=original,
+        allowed=plan.allowed,
+        picks=preselected,
+        distances=np.full(len(preselected), np.inf, dtype=np.float32),
+        stopped_by="budget",
+        strategy=plan.strategy,
+        engine=options.engine,
+        budget=max(plan.budget, len(preselected)),
+        min_distance=plan.min_distance,
+        pool=pool,
+    )
+    if options.selected_sequence_length > 1:
+        outcome = _choose_sequences(start, plan, options, progress)
+    else:
+        outcome = _choose_frames(start, candidates, plan, options, progress)
+    log.info("Sampled %d images.", len(outcome.picks))
+    for note in outcome.notes:
+        log.info("%s", note)
+    return outcome
+
+
+def _choose_frames(
+    start: Outcome, candidates: NDArray[np.bool_], plan: Plan, options: Options, progress: Progress
+) -> Outcome:
+    """Single frames; those that the user selected already are there first and count."""
+    table = start.table
+    candidates = candidates & ~start.is_selected
+    rows = np.flatnonzero(candidates)
+    pool = start.pool
+    if len(start.picks):
+        pool = np.concatenate([pool, table.embeddings[start.picks]])
+    everything = len(rows) == len(table)
+    selection = _select(
+        table.embeddings if everything else table.embeddings[rows],
+        replace(plan, budget=max(0, plan.budget - len(start.picks))),
+        pool,
+        options,
+        progress,
+        weights=None if plan.weights is None else plan.weights[rows],
+        groups=table.video[rows],
+        seconds=table.frames["seconds"][rows],
+    )
+    picks, distances = rows[selection.indices], selection.distances
+    if len(picks) and not exact_frames(options) and plan.min_distance is None:
+        moved = _snap(table, candidates, picks)
+        if not np.array_equal(moved, picks) and len(moved) <= _REMEASURED:
+            distances = _distances_when_picked(table.embeddings[moved], pool)
+        picks = moved
+    return _with(start, selection, np.concatenate([start.picks, picks]), np.concatenate([start.distances, distances]))
+
+
+def _choose_sequences(start: Outcome, plan: Plan, options: Options, progress: Progress) -> Outcome:
+    """Whole sequences; a fraction of the frames is rounded up to the next sequence, as in Lightly's worker."""
+    table, length = start.table, options.selected_sequence_length
+    sequences = cut_sequences(table, start.usable & start.allowed, length, normalize=options.normalize_embeddings)
+    budget = -(-plan.budget // length)
+    selection = _select(
+        sequences.embeddings,
+        replace(plan, budget=budget),
+        start.pool,
+        options,
+        progress,
+        weights=None if plan.weights is None else plan.weights[sequences.rows].mean(axis=1),
+        groups=table.video[sequences.rows[:, 0]],
+        seconds=table.frames["seconds"][sequences.rows[:, 0]],
+    )
+    chosen = sequences.rows[selection.indices]
+    log.info("Selected %d of %d sequences of %d frames.", len(chosen), len(sequences.rows), length)
+    outcome = _with(start, selection, chosen.reshape(-1), np.repeat(selection.distances, length))
+    return replace(outcome, budget=budget * length, sequences=chosen)
+
+
+def _with(start: Outcome, selection: Selection, picks: NDArray[np.int64], distances: NDArray[np.float32]) -> Outcome:
+    return replace(
+        start,
+        picks=picks,
+        distances=distances,
+        stopped_by=selection.stopped_by,
+        strategy=selection.strategy,
+        engine=selection.engine,
+        notes=selection.notes,
+    )
+
+
+def _select(
+    embeddings: NDArray[np.float32],
     plan: Plan,
     pool: NDArray[np.float32],
     options: Options,
     progress: Progress,
+    *,
+    weights: NDArray[np.float32] | None,
+    groups: NDArray[np.int32],
+    seconds: NDArray[np.float64],
 ) -> Selection:
-    everything = len(rows) == len(table)
-    embeddings = table.embeddings if everything else table.embeddings[rows]
-    with progress.stage("select", min(plan.budget, len(rows))) as stage:
+    with progress.stage("select", min(plan.budget, len(embeddings))) as stage:
+        if plan.strategy == "weights" and weights is not None:
+            heaviest = np.argsort(-weights, kind="stable")[: plan.budget].astype(np.int64)
+            distances = np.full(len(heaviest), np.inf, dtype=np.float32)
+            return Selection(heaviest, distances, "budget", strategy="weights", engine="numpy")
         try:
             return select(
                 embeddings,
@@ -89,9 +172,9 @@ def _select(
                 min_distance=plan.min_distance,
                 pool=pool if len(pool) else None,
                 strategy=plan.strategy,
-                weights=None if plan.weights is None else plan.weights[rows],
-                groups=table.video[rows],
-                seconds=table.frames["seconds"][rows],
+                weights=weights,
+                groups=groups,
+                seconds=seconds,
                 seed=plan.seed,
                 engine=options.engine,
                 on_progress=stage.at,
@@ -104,14 +187,29 @@ def _select(
             raise OptionError(str(error)) from error
 
 
-def _snap(table: FrameTable, rows: NDArray[np.int64], picks: NDArray[np.int64]) -> NDArray[np.int64]:
+def _snap(table: FrameTable, candidates: NDArray[np.bool_], picks: NDArray[np.int64]) -> NDArray[np.int64]:
     """Move picks to the nearest frames whose pictures were kept while decoding: no second decode for them."""
     kept = np.zeros(len(table), dtype=np.bool_)
     for scanned, start in zip(table.scanned, table.starts[:-1], strict=True):
         kept[start + scanned.scan.kept] = True
-    may = np.zeros(len(table), dtype=np.bool_)
-    may[rows] = True
-    kept &= may
+    kept &= candidates
     if not kept.any():
         return picks
     return snap_to_kept(table.embeddings, kept, picks)
+
+
+def _distances_when_picked(vectors: NDArray[np.float32], pool: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Of each row of float32 [k, d] to the nearest earlier row or pool vector, float32 [k]."""
+    from lightly_pipeline.worker.select import nearest_neighbours
+
+    vectors = np.ascontiguousarray(vectors)
+    distances = nearest_neighbours(vectors, pool)[1] if len(pool) else np.full(len(vectors), np.inf, np.float32)
+    squares = np.einsum("ij,ij->i", vectors, vectors)
+    for start in range(0, len(vectors), 512):
+        end = min(start + 512, len(vectors))
+        gaps = squares[start:end, None] + squares[:end] - 2.0 * (vectors[start:end] @ vectors[:end].T)
+        later = np.arange(end)[None, :] >= np.arange(start, end)[:, None]
+        gaps[later] = np.inf
+        near = np.sqrt(np.maximum(gaps.min(axis=1), 0.0))
+        distances[start:end] = np.minimum(distances[start:end], near)
+    return distances

@@ -171,9 +171,13 @@ def worker_version() -> str:
         return "unknown"
 
 
-def job_fingerprint(options: Mapping[str, Any]) -> str:
-    """What makes two runs the same job, next to their input: the options that can change the result."""
-    text = json.dumps({"schema": SCHEMA, "worker": worker_version(), "options": options}, sort_keys=True, default=str)
+def job_fingerprint(options: Mapping[str, Any], attachments: Iterable[str] = ()) -> str:
+    """What makes two runs the same job, next to their input: the options that can change the result.
+
+    attachments: hashes of the files that options name.
+    """
+    said = {"schema": SCHEMA, "worker": worker_version(), "options": options, "files": list(attachments)}
+    text = json.dumps(said, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

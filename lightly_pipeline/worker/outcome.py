@@ -16,6 +16,7 @@ class Outcome:
     that). allowed: bool [n], passes the thresholds. picks: int64 [k], selected rows in the order of picking.
     distances: float32 [k], of each pick to the nearest earlier pick or pool vector when it was picked (infinite for
     the first without a pool). stopped_by: "budget", "min_distance" or "exhausted". notes: sentences for the reader.
+    sequences: int64 [s, length], the selected sequences, where sequences were selected.
     """
 
     table: FrameTable
@@ -31,6 +32,7 @@ class Outcome:
     min_distance: float | None
     pool: NDArray[np.float32]
     notes: tuple[str, ...] = ()
+    sequences: NDArray[np.int64] | None = None
 
     @property
     def unique(self) -> NDArray[np.bool_]:
@@ -47,6 +49,13 @@ class Outcome:
     def selected(self) -> NDArray[np.int64]:
         """The selected rows in the order of the input."""
         return np.sort(self.picks)
+
+    @property
+    def status(self) -> NDArray[np.int8]:
+        """int8 [n]: 0 corrupt, 1 duplicate, 2 outside the thresholds, 3 not selected, 4 selected."""
+        chosen = self.is_selected
+        value = np.select([chosen, ~self.usable, ~self.unique, ~self.allowed], [4, 0, 1, 2], default=3)
+        return value.astype(np.int8)
 
     @property
     def is_selected(self) -> NDArray[np.bool_]:

@@ -4,6 +4,7 @@ The order of the work is the order of the lines in `select_frames`; each step is
 visible in OUTPUT before everything is ready, and the manifest appears last.
 """
 
+import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -11,12 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lightly_pipeline.worker.arguments import make_options, result_options
 from lightly_pipeline.worker.choosing import choose, load_pool
 from lightly_pipeline.worker.datapool import Datapool, DatapoolError
 from lightly_pipeline.worker.discover import Input, discover
 from lightly_pipeline.worker.errors import DatapoolUnusable, NothingToSelect
 from lightly_pipeline.worker.frames import FrameTable, ScannedFiles, make_frame_table
+from lightly_pipeline.worker.given_embeddings import give_embeddings, read_given
 from lightly_pipeline.worker.manifest import (
     SCHEMA,
     Counts,
@@ -30,6 +35,7 @@ from lightly_pipeline.worker.manifest import (
     same_input,
     worker_version,
 )
+from lightly_pipeline.worker.nearest import find_nearest
 from lightly_pipeline.worker.options import Options
 from lightly_pipeline.worker.outcome import Outcome
 from lightly_pipeline.worker.output import layout
@@ -37,11 +43,14 @@ from lightly_pipeline.worker.output.configuration import write_configuration
 from lightly_pipeline.worker.output.contact_sheet import PICTURES, contact_sheet, jpeg, spread
 from lightly_pipeline.worker.output.embeddings import write_embeddings
 from lightly_pipeline.worker.output.lists import write_lists, write_removed_samples
+from lightly_pipeline.worker.output.metadata import write_frame_metadata
+from lightly_pipeline.worker.output.shards import write_shards
 from lightly_pipeline.worker.output.targets import Target, open_target
 from lightly_pipeline.worker.progress import Progress
 from lightly_pipeline.worker.report.statistics import check, measure_distances
-from lightly_pipeline.worker.scanning import Scanner
+from lightly_pipeline.worker.scanning import Scanner, file_sha256
 from lightly_pipeline.worker.scratch import Scratch, open_scratch
+from lightly_pipeline.worker.sequences import write_sequence_information
 from lightly_pipeline.worker.sources import Source, open_source
 from lightly_pipeline.worker.writing import Writer
 
@@ -79,7 +88,7 @@ def select_frames(
     target.prepare()
     found = discover(source, relevant_filenames_file=options.relevant_filenames_file, leave_out=target.uri)
     log.info("Found %d input %s in %s.", len(found.files), found.kind, source.uri)
-    job = job_fingerprint(result_options(options))
+    job = job_fingerprint(result_options(options), _attachments(options, source))
 
     with ExitStack() as stack:
         scratch = stack.enter_context(
@@ -92,12 +101,17 @@ def select_frames(
         scanned = scanner.scan(found)
         table = _table(scanned, found, source, scratch)
 
+        given = None
+        if options.embeddings:
+            given = give_embeddings(table, options.embeddings, source, normalize=options.normalize_embeddings)
+            table = given.table
+
         datapool, part = _datapool(options, source, target)
         pool = load_pool(datapool, part, table, scratch.work)
-        outcome = choose(table, options, pool, progress)
+        outcome = choose(table, options, pool, progress, given)
 
         writer = Writer(table, options, scanner, progress)
-        sheet = _write_tree(scratch.tree, outcome, found, options, writer, scratch)
+        sheet = _write_tree(scratch, outcome, found, options, writer, given.raw if given else None)
         manifest = _manifest(job, outcome, scanned, found, options, datapool, part, progress)
 
         def contribute() -> None:
@@ -108,6 +122,16 @@ def select_frames(
         manifest = _publish(target, scratch.tree, manifest, contribute, progress)
     log.info("Done! %s", target.uri)
     return SelectionResult(target.uri, manifest, already_done=False, contact_sheet=sheet)
+
+
+def _attachments(options: Options, source: Source) -> list[str]:
+    """Hashes of the files that options point to: with other content it is another job."""
+    digests = []
+    if options.embeddings:
+        digests.append(hashlib.sha256(read_given(options.embeddings, source)).hexdigest())
+    if options.embedder:
+        digests.append(file_sha256(Path(options.embedder)))
+    return digests
 
 
 def _already_done(target: Target, job: str, found: Input) -> SelectionResult | None:
@@ -146,15 +170,28 @@ def _datapool(options: Options, source: Source, target: Target) -> tuple[Datapoo
 
 
 def _write_tree(
-    tree: Path, outcome: Outcome, found: Input, options: Options, writer: Writer, scratch: Scratch
+    scratch: Scratch,
+    outcome: Outcome,
+    found: Input,
+    options: Options,
+    writer: Writer,
+    raw: NDArray[np.float32] | None,
 ) -> bytes | None:
     """Everything but the manifest; returns the contact sheet."""
+    tree = scratch.tree
     selected = [int(row) for row in outcome.selected]
     write_configuration(tree, options)
     write_lists(tree, outcome, found.unusable)
     write_removed_samples(tree, outcome)
-    write_embeddings(tree, outcome, None, with_selected=options.dump_sampled_embeddings)
-    files = writer.dump(tree, selected) if options.dump_dataset else {}
+    write_embeddings(tree, outcome, raw, with_selected=options.dump_sampled_embeddings)
+    if outcome.sequences is not None:
+        write_sequence_information(tree, outcome.table, outcome.sequences)
+    files = {}
+    if options.dump_dataset or options.webdataset_shard_size_in_MB:
+        files = writer.dump(tree / layout.SAMPLED if options.dump_dataset else scratch.work, selected)
+    if options.webdataset_shard_size_in_MB:
+        write_shards(tree, outcome.table, files, options.webdataset_shard_size_in_MB)
+    write_frame_metadata(tree, outcome, find_nearest(outcome), files if options.dump_dataset else {})
     shown = spread(selected, PICTURES)
     pictures = writer.small_pictures(shown, scratch.work, files)
     if not shown:

@@ -10,7 +10,6 @@ from PIL import Image
 from lightly_pipeline.worker.errors import StorageError
 from lightly_pipeline.worker.frames import FrameTable
 from lightly_pipeline.worker.options import Options
-from lightly_pipeline.worker.output import layout
 from lightly_pipeline.worker.output.contact_sheet import thumbnail
 from lightly_pipeline.worker.progress import Progress
 from lightly_pipeline.worker.scan import ScanError, WrittenFrame, write_frames
@@ -29,8 +28,8 @@ class Writer:
     scanner: Scanner
     progress: Progress
 
-    def dump(self, tree: Path, rows: Sequence[int]) -> dict[int, Path]:
-        """The selected rows as files below data/sampled; returns each row's path."""
+    def dump(self, folder: Path, rows: Sequence[int]) -> dict[int, Path]:
+        """The rows as files below the folder; returns each row's path."""
         files = dumped_names(self.table, rows, self.options.output_image_format)
         written = {}
         with self.progress.stage("write", len(rows)) as stage:
@@ -39,7 +38,7 @@ class Writer:
                 for frame in self._write(
                     part,
                     indices,
-                    {index: tree / layout.SAMPLED / files[start + index] for index in indices},
+                    {index: folder / files[start + index] for index in indices},
                     self.options.output_image_format,
                     self.options.output_image_size,
                     stage.advance,

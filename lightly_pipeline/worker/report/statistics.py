@@ -101,12 +101,12 @@ def _least_distance(outcome: Outcome) -> float:
     """The smallest distance of a selected frame to another or to the pool.
 
     Where computing it would take long it is the smallest that the picking saw, which is the same for frames that
-    were taken one after the other.
+    were taken one after the other; of sequences it is that between their means.
     """
     vectors = np.ascontiguousarray(outcome.table.embeddings[outcome.picks])
     if not len(vectors) or outcome.min_distance is None:
         return math.inf
-    if vectors.size * (len(vectors) + len(outcome.pool)) > _WORK:
+    if outcome.sequences is not None or vectors.size * (len(vectors) + len(outcome.pool)) > _WORK:
         return float(outcome.distances.min())
     least = math.inf
     if len(vectors) > 1:

@@ -1,0 +1,73 @@
+"""data/frames.parquet: one row per frame, with all that is known of it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from lightly_pipeline.worker.nearest import Nearest
+from lightly_pipeline.worker.outcome import Outcome
+from lightly_pipeline.worker.output import layout
+
+_BLOCK = 65536
+_STATUS = ("corrupt", "duplicate", "threshold", "not selected", "selected")
+
+
+def write_frame_metadata(tree: Path, outcome: Outcome, nearest: Nearest, files: Mapping[int, Path]) -> None:
+    """The table of all frames.
+
+    status: selected, not selected, duplicate, corrupt or threshold. pick: place in the order of picking. distance:
+    of a selected frame when it was picked, to the nearest earlier one or the pool. nearest_selected,
+    nearest_distance: the nearest (other) selected frame. duplicate_of: the frame with the same pixels. file: where
+    the frame was written, below OUTPUT.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    table = outcome.table
+    status = outcome.status
+    pick = np.full(len(table), -1, dtype=np.int64)
+    pick[outcome.picks] = np.arange(len(outcome.picks))
+    distance = np.full(len(table), np.nan, dtype=np.float32)
+    distance[outcome.picks] = outcome.distances
+    selected_names = table.names(outcome.selected)
+    width = np.repeat([part.scan.width for part in table.scanned], np.diff(table.starts))
+    height = np.repeat([part.scan.height for part in table.scanned], np.diff(table.starts))
+
+    def columns(rows: slice) -> dict[str, pa.Array]:
+        numbers = range(*rows.indices(len(table)))
+        frames = table.frames[rows]
+        near = nearest.index[rows]
+        return {
+            "filename": pa.array([table.name(row) for row in numbers], pa.string()),
+            "video": pa.array([table.files[number].name for number in table.video[rows]], pa.string()),
+            "frame_index": pa.array(frames["index"]),
+            "pts": pa.array(frames["pts"]),
+            "timestamp": pa.array(frames["seconds"]),
+            "width": pa.array(width[rows].astype(np.int32)),
+            "height": pa.array(height[rows].astype(np.int32)),
+            "sharpness": pa.array(frames["sharpness"]),
+            "brightness": pa.array(frames["brightness"]),
+            "contrast": pa.array(frames["contrast"]),
+            "uniform_row_ratio": pa.array(frames["uniform_row_ratio"]),
+            "status": pa.array([_STATUS[value] for value in status[rows]], pa.string()),
+            "pick": pa.array(pick[rows], mask=pick[rows] < 0),
+            "distance": pa.array(distance[rows], mask=~np.isfinite(distance[rows])),
+            "nearest_selected": pa.array([selected_names[i] if i >= 0 else None for i in near], pa.string()),
+            "nearest_distance": pa.array(nearest.distance[rows], mask=~np.isfinite(nearest.distance[rows])),
+            "duplicate_of": pa.array(
+                [None if outcome.original[row] == row else table.name(int(outcome.original[row])) for row in numbers],
+                pa.string(),
+            ),
+            "file": pa.array(
+                [files[row].relative_to(tree).as_posix() if row in files else None for row in numbers], pa.string()
+            ),
+        }
+
+    path = tree / layout.FRAMES
+    path.parent.mkdir(parents=True, exist_ok=True)
+    first = pa.table(columns(slice(0, _BLOCK)))
+    with parquet.ParquetWriter(path, first.schema) as writer:
+        writer.write_table(first)
+        for start in range(_BLOCK, len(table), _BLOCK):
+            writer.write_table(pa.table(columns(slice(start, start + _BLOCK)), schema=first.schema))
