@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lightly_pipeline.cli_instances import instances
+
 if TYPE_CHECKING:
     from lightly_pipeline.sandbox import JoinedSandbox, Sandbox
 
@@ -153,6 +155,9 @@ def collect(count: int, run: bool) -> None:
                 failed += not result.success
     if failed:
         raise click.ClickException(f"{failed} of {len(found)} runs failed; `dagster dev` shows why.")
+
+
+main.add_command(instances)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ log says, and copies the results out of the bucket. It knows nothing of the sand
 """
 
 import json
+import logging
 import shutil
 import threading
 import time
@@ -143,7 +144,7 @@ class _Story:
         event = entry.dagster_event
         step = f"  {entry.step_key or '':<16}"
         if event is None:
-            if entry.level >= 20 and entry.step_key:
+            if int(entry.level) >= logging.INFO and entry.step_key:
                 click.echo(f"{step} {entry.user_message}")
         elif event.is_step_start:
             click.echo(f"{step} started")

@@ -38,7 +38,7 @@ _MANIFEST_CHECK = "manifest_agrees_with_bucket"
 )
 def lightly_frames(
     context: dg.AssetExecutionContext, config: SelectionConfig, s3: BucketResource, runner: RunnerResource
-) -> dg.MaterializeResult[None]:
+) -> dg.MaterializeResult:
     """The selected frames with their report, under output_dir/<key>/.
 
     No corrupt frames, no exact duplicates, and a diverse tenth of the rest, chosen on top of what earlier videos

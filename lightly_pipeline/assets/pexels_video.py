@@ -28,7 +28,7 @@ def attribution(video: CachedVideo) -> dict[str, str]:
     group_name="lightly_pipeline",
     check_specs=[dg.AssetCheckSpec("opens_and_has_frames", asset="pexels_video", blocking=True)],
 )
-def pexels_video(context: dg.AssetExecutionContext, pexels: PexelsResource) -> dg.MaterializeResult[None]:
+def pexels_video(context: dg.AssetExecutionContext, pexels: PexelsResource) -> dg.MaterializeResult:
     """A video from Pexels in the local cache: the largest mp4 up to the height limit, whole and playable."""
     key = context.partition_key
     video_id = pexels_id(key)

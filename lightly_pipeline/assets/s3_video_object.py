@@ -4,6 +4,8 @@ The file comes from the cache of the first asset, or from Pexels again where thi
 else uploaded is only looked at. Dagster concepts: asset, data version, asset check.
 """
 
+from pathlib import PurePosixPath
+
 import dagster as dg
 
 from lightly_pipeline.assets.failures import failures
@@ -12,10 +14,15 @@ from lightly_pipeline.resources.pexels import PexelsResource
 from lightly_pipeline.resources.s3 import BucketResource
 from lightly_pipeline.storage import VideoBucket, VideoFolder, read_folder
 from lightly_pipeline.videos import input_key, input_prefix, pexels_id, videos
-from lightly_pipeline.worker.media import is_media
+from lightly_pipeline.worker.discover import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 
 INPUT_VERSION = "input_version"
 """Metadata key: the version of the input folder, by which sensor and selection tell whether anything is new."""
+
+
+def is_media(object_key: str) -> bool:
+    """Whether the worker would read an object of this name."""
+    return PurePosixPath(object_key).suffix.lower() in VIDEO_EXTENSIONS | IMAGE_EXTENSIONS
 
 
 @dg.asset(
@@ -27,7 +34,7 @@ INPUT_VERSION = "input_version"
 )
 def s3_video_object(
     context: dg.AssetExecutionContext, pexels: PexelsResource, s3: BucketResource
-) -> dg.MaterializeResult[None]:
+) -> dg.MaterializeResult:
     """The video in the bucket, under input_dir/<key>/, with its origin and licence as object metadata."""
     key = context.partition_key
     with failures(video=key):
@@ -62,7 +69,7 @@ def s3_video_object(
     )
 
 
-def _somebody_elses(bucket: VideoBucket, key: str) -> dg.MaterializeResult[None]:
+def _somebody_elses(bucket: VideoBucket, key: str) -> dg.MaterializeResult:
     """Record a video that did not come from Pexels, and that is therefore nobody's to upload but its owner's."""
     folder = require_videos(bucket, key)
     return dg.MaterializeResult(

@@ -17,6 +17,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import PaginatorConfigTypeDef
 
 _MIB = 1024 * 1024
 # 8 MiB × 4 threads: about 110 MB at peak, and S3's limit of 10,000 parts is reached at 80 GB.
@@ -124,7 +125,7 @@ class VideoBucket:
         if after:
             asked["StartAfter"] = after
         paginator = self.client.get_paginator("list_objects_v2")
-        limit = {"MaxItems": 1000 * pages} if pages is not None else {}
+        limit: PaginatorConfigTypeDef = {"MaxItems": 1000 * pages} if pages is not None else {}
         try:
             for page in paginator.paginate(**asked, PaginationConfig=limit):
                 for item in page.get("Contents", []):
