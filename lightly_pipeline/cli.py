@@ -4,6 +4,7 @@ Everything that takes time to import is imported by the command that needs it. E
 sentence without a traceback.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -103,6 +104,7 @@ def sandbox(videos: Path | None, state: Path, reset: bool, command: tuple[str, .
 )
 def demo(videos: Path | None, state: Path, count: int | None, output: Path) -> None:
     """Run the whole pipeline in the sandbox and put the selected frames into a folder."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     with _opened(state, videos) as opened:
         os.environ.update(opened.environment)
         import dagster as dg
@@ -144,15 +146,11 @@ def collect(count: int, run: bool) -> None:
         if not found:
             raise click.ClickException("Every popular video that Pexels answered with is a partition already.")
         if run:
-            from lightly_pipeline.demo import pipeline_job
+            from lightly_pipeline.demo import DAGSTER_JOB_EXECUTE
 
             for video in found:
-                result = dg.execute_job(
-                    dg.reconstructable(pipeline_job),
-                    instance=instance,
-                    tags={"dagster/partition": pexels_key(video.id)},
-                )
-                failed += not result.success
+                tags = json.dumps({"dagster/partition": pexels_key(video.id)})
+                failed += _run((*DAGSTER_JOB_EXECUTE, "--tags", tags), dict(os.environ)) != 0
     if failed:
         raise click.ClickException(f"{failed} of {len(found)} runs failed; `dagster dev` shows why.")
 

@@ -4,10 +4,12 @@ It launches real Dagster runs of the job `lightly_pipeline` on the instance in D
 log says, and copies the results out of the bucket. It knows nothing of the sandbox: that is only where it usually runs.
 """
 
+import contextlib
 import json
 import logging
 import shutil
-import threading
+import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -18,14 +20,17 @@ from typing import Any
 import click
 import dagster as dg
 
-from lightly_pipeline.definitions import defs
 from lightly_pipeline.pexels import PexelsVideo
 from lightly_pipeline.resources.pexels import PexelsResource
 from lightly_pipeline.resources.s3 import BucketResource
-from lightly_pipeline.videos import manifest_key, output_prefix, pexels_key, register_videos
+from lightly_pipeline.videos import manifest_key, output_prefix, pexels_key
 
 _DEMO_TAG = "lightly_pipeline/demo"
 _POLL_SECONDS = 0.3
+DAGSTER_JOB_EXECUTE = (
+    *(sys.executable, "-m", "dagster", "job", "execute"),
+    *("-m", "lightly_pipeline", "-j", "lightly_pipeline"),
+)
 
 
 @dataclass(frozen=True)
@@ -33,16 +38,10 @@ class Outcome:
     """What came of one video: the folder with its results, or the sentence that says why there is none."""
 
     key: str
-    title: str
     seconds: float
     folder: Path | None = None
     counts: dict[str, Any] | None = None
     failure: str | None = None
-
-
-def pipeline_job() -> dg.JobDefinition:
-    """The job `lightly_pipeline`, for step processes to find it again."""
-    return defs.resolve_job_def("lightly_pipeline")
 
 
 def offered_videos(pexels: PexelsResource) -> Iterator[PexelsVideo]:
@@ -67,22 +66,46 @@ def choose(instance: dg.DagsterInstance, offered: Sequence[PexelsVideo], count: 
 def run_one(instance: dg.DagsterInstance, video: PexelsVideo, output: Path) -> Outcome:
     """Run the pipeline for one video, printing its progress, and copy the results to `output/<key>/`."""
     key, started = pexels_key(video.id), time.monotonic()
-    register_videos(instance, [key])
-    mark = uuid.uuid4().hex
-    story = _Story(instance, mark)
-    with story:
-        result = dg.execute_job(
-            dg.reconstructable(pipeline_job),
-            instance=instance,
-            tags={"dagster/partition": key, _DEMO_TAG: mark},
-            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-        )
+    story = _Story(instance)
+    code = _follow(_launch(key, story.mark, instance), story)
     seconds = time.monotonic() - started
-    if not result.success:
-        return Outcome(key, video.url, seconds, failure=story.failure or "The run failed: see it in the UI.")
+    if code != 0:
+        return Outcome(key, seconds, failure=story.failure or f"The run failed: see {_log(instance)}, or the UI.")
     folder = copy_results(key, output)
     counts = json.loads((folder / "manifest.json").read_text())["counts"]
-    return Outcome(key, video.url, seconds, folder=folder, counts=counts)
+    return Outcome(key, seconds, folder=folder, counts=counts)
+
+
+def _launch(key: str, mark: str, instance: dg.DagsterInstance) -> subprocess.Popen[bytes]:
+    """Start the run as Dagster's own command would; what it prints goes to a file, as the event log says it better."""
+    tags = json.dumps({"dagster/partition": key, _DEMO_TAG: mark})
+    command = [*DAGSTER_JOB_EXECUTE, "--tags", tags]
+    with _log(instance).open("wb") as log:
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+
+
+def _log(instance: dg.DagsterInstance) -> Path:
+    return Path(instance.root_directory) / "demo.log"
+
+
+def _follow(run: "subprocess.Popen[bytes]", story: "_Story") -> int:
+    """Tell the story until the run's process has ended; its exit code."""
+    try:
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                code = run.wait(_POLL_SECONDS)
+                story.go_on()
+                return code
+            story.go_on()
+    except KeyboardInterrupt:
+        # Ctrl-C reached the run as well: it is giving its instance back, which nobody may cut short.
+        click.echo("  Interrupted: waiting until the instance is given back.", err=True)
+        run.wait()
+        raise
+    except BaseException:
+        run.terminate()
+        run.wait()
+        raise
 
 
 def copy_results(key: str, output: Path) -> Path:
@@ -93,9 +116,7 @@ def copy_results(key: str, output: Path) -> Path:
     for file in bucket.list(output_prefix(key)):
         target = (arriving / file.key.removeprefix(output_prefix(key))).resolve()
         if not target.is_relative_to(arriving.resolve()):
-            raise click.ClickException(
-                f"{bucket.uri(file.key)} would be written outside of {folder}: remove it."
-            )
+            raise click.ClickException(f"{bucket.uri(file.key)} would be written outside of {folder}: remove it.")
         bucket.download(file.key, target)
     if not (arriving / "manifest.json").exists():
         raise click.ClickException(f"{bucket.uri(manifest_key(key))} is missing: run the selection again.")
@@ -105,39 +126,26 @@ def copy_results(key: str, output: Path) -> Path:
 
 
 class _Story:
-    """Prints a run's events while it runs; remembers the sentence that it failed with."""
+    """Prints a run's events as they come; remembers the sentence that it failed with."""
 
-    def __init__(self, instance: dg.DagsterInstance, mark: str) -> None:
+    def __init__(self, instance: dg.DagsterInstance) -> None:
+        self.mark = uuid.uuid4().hex
         self.failure: str | None = None
         self._instance = instance
-        self._mark = mark
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="story", daemon=True)
+        self._run_id: str | None = None
+        self._cursor: str | None = None
 
-    def __enter__(self) -> "_Story":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _follow(self) -> None:
-        run_id: str | None = None
-        cursor: str | None = None
-        while True:
-            last = self._ended.wait(_POLL_SECONDS)
-            if run_id is None:
-                runs = self._instance.get_run_records(dg.RunsFilter(tags={_DEMO_TAG: self._mark}), limit=1)
-                run_id = runs[0].dagster_run.run_id if runs else None
-            while run_id is not None:
-                page = self._instance.get_records_for_run(run_id, cursor)
-                for record in page.records:
-                    self._tell(record.event_log_entry)
-                cursor = page.cursor
-                if not page.has_more:
-                    break
-            if last:
+    def go_on(self) -> None:
+        """Print what has happened since the last time."""
+        if self._run_id is None:
+            runs = self._instance.get_run_records(dg.RunsFilter(tags={_DEMO_TAG: self.mark}), limit=1)
+            self._run_id = runs[0].dagster_run.run_id if runs else None
+        while self._run_id is not None:
+            page = self._instance.get_records_for_run(self._run_id, self._cursor)
+            for record in page.records:
+                self._tell(record.event_log_entry)
+            self._cursor = page.cursor
+            if not page.has_more:
                 return
 
     def _tell(self, entry: dg.EventLogEntry) -> None:
@@ -149,20 +157,22 @@ class _Story:
         elif event.is_step_start:
             click.echo(f"{step} started")
         elif event.is_asset_observation:
-            progress = {
-                name: value.value
-                for name, value in event.asset_observation_data.asset_observation.metadata.items()
-            }
+            seen = event.asset_observation_data.asset_observation.metadata
+            progress = {name: value.value for name, value in seen.items()}
             if "done" in progress:
-                click.echo(
-                    f"{step} {progress.get('stage', '')}: {progress['done']} of {progress.get('total') or '?'}"
-                )
+                click.echo(f"{step} {progress.get('stage')}: {progress['done']} of {progress.get('total') or '?'}")
         elif event.is_step_materialization:
             click.echo(f"{step} materialized")
         elif event.is_step_failure:
-            error = event.step_failure_data.user_failure_data
-            cause = event.step_failure_data.error
-            self.failure = (error.description if error else None) or (
-                cause.message.strip() if cause else None
-            )
-            click.echo(f"{step} failed: {self.failure}")
+            self.failure = _sentence(event.step_failure_data)
+            click.echo(f"{step} failed")
+
+
+def _sentence(failure: Any) -> str:
+    """What a step failed with: the description of its dg.Failure, or else the innermost error's message."""
+    if failure.user_failure_data and failure.user_failure_data.description:
+        return str(failure.user_failure_data.description)
+    error = failure.error
+    while error.cause:
+        error = error.cause
+    return str(error.message).strip()

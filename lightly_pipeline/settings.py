@@ -60,12 +60,8 @@ PEXELS_FILE_HOSTS = Setting(
     "`host:port` also allows plain http on that port",
     "videos.pexels.com,player.vimeo.com,*.vimeocdn.com",
 )
-PEXELS_MAX_HEIGHT = Setting(
-    "PEXELS_MAX_HEIGHT", "largest height in pixels of the file chosen of a video", "1080"
-)
-PEXELS_MAX_BYTES = Setting(
-    "PEXELS_MAX_BYTES", "largest video file, in bytes, that is downloaded", str(4 * 1024**3)
-)
+PEXELS_MAX_HEIGHT = Setting("PEXELS_MAX_HEIGHT", "largest height in pixels of the file chosen of a video", "1080")
+PEXELS_MAX_BYTES = Setting("PEXELS_MAX_BYTES", "largest video file, in bytes, that is downloaded", str(4 * 1024**3))
 VIDEO_CACHE = Setting(
     "LIGHTLY_VIDEO_CACHE",
     "folder in which downloaded videos wait for their upload",

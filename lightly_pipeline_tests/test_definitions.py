@@ -40,9 +40,7 @@ def test_importing_the_package_loads_no_dagster():
 
 def test_everything_that_triggers_is_off_until_it_is_switched_on():
     definitions = build_defs()
-    assert [schedule.default_status for schedule in definitions.schedules] == [
-        dg.DefaultScheduleStatus.STOPPED
-    ]
+    assert [schedule.default_status for schedule in definitions.schedules] == [dg.DefaultScheduleStatus.STOPPED]
     assert {sensor.default_status for sensor in definitions.sensors} == {dg.DefaultSensorStatus.STOPPED}
 
 
@@ -54,9 +52,7 @@ def test_a_resource_can_be_replaced_and_a_misspelt_one_is_refused():
 
 def test_every_run_may_be_ended_by_the_monitor():
     definitions = build_defs()
-    jobs = [
-        definitions.resolve_job_def(name) for name in ("lightly_pipeline", "collect_videos", "select_frames")
-    ]
+    jobs = [definitions.resolve_job_def(name) for name in ("lightly_pipeline", "collect_videos", "select_frames")]
     assert all("dagster/max_runtime" in job.run_tags for job in jobs)
 
 

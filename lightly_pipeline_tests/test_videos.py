@@ -45,9 +45,7 @@ def test_a_pexels_key_and_its_id_belong_together():
     assert pexels_id(pexels_key(857195)) == 857195
 
 
-@pytest.mark.parametrize(
-    "key", ["pexels-", "pexels-0", "pexels-01", "pexels-1x", "pexels-٣", "857195", "Pexels-1"]
-)
+@pytest.mark.parametrize("key", ["pexels-", "pexels-0", "pexels-01", "pexels-1x", "pexels-٣", "857195", "Pexels-1"])
 def test_only_a_plain_positive_number_makes_a_pexels_key(key):
     assert pexels_id(key) is None
 

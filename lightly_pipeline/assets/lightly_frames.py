@@ -32,9 +32,7 @@ _MANIFEST_CHECK = "manifest_agrees_with_bucket"
     kinds={"ec2", "python"},
     group_name="lightly_pipeline",
     pool="ec2",
-    check_specs=[
-        dg.AssetCheckSpec(name, asset="lightly_frames") for name in (*_WORKER_CHECKS, _MANIFEST_CHECK)
-    ],
+    check_specs=[dg.AssetCheckSpec(name, asset="lightly_frames") for name in (*_WORKER_CHECKS, _MANIFEST_CHECK)],
 )
 def lightly_frames(
     context: dg.AssetExecutionContext, config: SelectionConfig, s3: BucketResource, runner: RunnerResource
@@ -82,9 +80,7 @@ def _compare_with_bucket(bucket: VideoBucket, key: str) -> dg.AssetCheckResult:
         )
     manifest: dict[str, Any] = json.loads(content)
     listed = {f"{output_prefix(key)}{file['path']}": file["bytes"] for file in manifest["files"]}
-    present = {
-        file.key: file.size for file in bucket.list(output_prefix(key)) if file.key != manifest_key(key)
-    }
+    present = {file.key: file.size for file in bucket.list(output_prefix(key)) if file.key != manifest_key(key)}
     wrong = sorted({name for name in listed.keys() | present.keys() if listed.get(name) != present.get(name)})
     return dg.AssetCheckResult(
         check_name=_MANIFEST_CHECK,

@@ -40,9 +40,7 @@ def pexels_video(context: dg.AssetExecutionContext, pexels: PexelsResource) -> d
         )
     with failures(video=key):
         video = pexels.open().fetch(video_id)
-    context.log.info(
-        f"{video.path.name}: {video.bytes} bytes, {video.width}x{video.height}, {video.seconds:.1f} s"
-    )
+    context.log.info(f"{video.path.name}: {video.bytes} bytes, {video.width}x{video.height}, {video.seconds:.1f} s")
     return dg.MaterializeResult(
         data_version=dg.DataVersion(video.sha256),
         metadata={

@@ -87,23 +87,16 @@ def new_s3_videos(context: dg.SensorEvaluationContext, s3: BucketResource) -> dg
         context.log.warning(sentence)
 
     due = _not_selected(context.instance, folders)
-    unknown = [
-        folder.name for folder in due if not context.instance.has_dynamic_partition("videos", folder.name)
-    ]
+    unknown = [folder.name for folder in due if not context.instance.has_dynamic_partition("videos", folder.name)]
     stored = _latest_versions(context.instance, s3_video_object.key, [folder.name for folder in due])
     return dg.SensorResult(
         run_requests=[
-            dg.RunRequest(run_key=f"{folder.name}:{folder.version}", partition_key=folder.name)
-            for folder in due
+            dg.RunRequest(run_key=f"{folder.name}:{folder.version}", partition_key=folder.name) for folder in due
         ],
         dynamic_partitions_requests=[videos.build_add_request(unknown)] if unknown else None,
-        asset_events=[
-            _uploaded(bucket, folder) for folder in due if stored.get(folder.name) != folder.version
-        ],
+        asset_events=[_uploaded(bucket, folder) for folder in due if stored.get(folder.name) != folder.version],
         cursor=str(position.next(looked_at[-1].files[-1].key if rest else page.after, now)),
-        skip_reason=None
-        if due
-        else f"Nothing new in {len(page.folders)} folders of {bucket.uri(INPUT_PREFIX)}",
+        skip_reason=None if due else f"Nothing new in {len(page.folders)} folders of {bucket.uri(INPUT_PREFIX)}",
     )
 
 
@@ -125,17 +118,13 @@ def _usable(folders: Sequence[VideoFolder], now: datetime) -> tuple[list[VideoFo
                 f"digits, '.', '_' and '-', begin with a letter or digit, and have 128 characters at most."
             )
         elif folder.overfull:
-            ignored.append(
-                f"{input_prefix(folder.name)} is ignored: it holds more than {len(folder.files)} files."
-            )
+            ignored.append(f"{input_prefix(folder.name)} is ignored: it holds more than {len(folder.files)} files.")
         elif folder.newest <= settled:
             usable.append(folder)
     return usable, ignored
 
 
-def _latest_versions(
-    instance: dg.DagsterInstance, asset: dg.AssetKey, keys: Sequence[str]
-) -> Mapping[str, str]:
+def _latest_versions(instance: dg.DagsterInstance, asset: dg.AssetKey, keys: Sequence[str]) -> Mapping[str, str]:
     """For each key that has been materialized: the version of the input folder that its latest one was made of."""
     if not keys:
         return {}

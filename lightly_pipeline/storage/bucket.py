@@ -74,9 +74,7 @@ class VideoBucket:
         size = path.stat().st_size
         if present is not None and present.sha256 == sha256 and present.size == size:
             return Upload(present, uploaded=False)
-        encoded = {
-            name: urllib.parse.quote(value, safe=" :/@+,;=()!'?&#~") for name, value in metadata.items()
-        }
+        encoded = {name: urllib.parse.quote(value, safe=" :/@+,;=()!'?&#~") for name, value in metadata.items()}
         self._upload(path, key, {**encoded, "sha256": sha256})
         stored = self.find(key)
         if stored is None or stored.size != size:
@@ -100,9 +98,7 @@ class VideoBucket:
         except BotoCoreError as error:
             raise self._sentence(error, f"read {key}") from error
         metadata = {name: urllib.parse.unquote(value) for name, value in head["Metadata"].items()}
-        return StoredObject(
-            key, head["ContentLength"], head["ETag"].strip('"'), head["LastModified"], metadata
-        )
+        return StoredObject(key, head["ContentLength"], head["ETag"].strip('"'), head["LastModified"], metadata)
 
     def read(self, key: str, *, limit: int = 64 * _MIB) -> bytes | None:
         """The content of a small object, or None where there is none; StorageError beyond `limit` bytes."""
@@ -114,9 +110,7 @@ class VideoBucket:
             raise self._sentence(error, f"read {key}") from error
         with answer["Body"] as body:
             if answer["ContentLength"] > limit:
-                raise StorageError(
-                    f"{self.uri(key)} has {answer['ContentLength']} bytes; at most {limit} are read."
-                )
+                raise StorageError(f"{self.uri(key)} has {answer['ContentLength']} bytes; at most {limit} are read.")
             return body.read()
 
     def list(self, prefix: str, *, after: str = "", pages: int | None = None) -> Iterator[StoredObject]:
@@ -129,9 +123,7 @@ class VideoBucket:
         try:
             for page in paginator.paginate(**asked, PaginationConfig=limit):
                 for item in page.get("Contents", []):
-                    yield StoredObject(
-                        item["Key"], item["Size"], item["ETag"].strip('"'), item["LastModified"], {}
-                    )
+                    yield StoredObject(item["Key"], item["Size"], item["ETag"].strip('"'), item["LastModified"], {})
         except (ClientError, BotoCoreError) as error:
             raise self._sentence(error, f"list {prefix}") from error
 
@@ -164,14 +156,10 @@ class VideoBucket:
     def _abort_unfinished_uploads(self, key: str) -> None:
         """Remove the parts that killed uploads of `key` left; they are billed and never shown otherwise."""
         try:
-            for page in self.client.get_paginator("list_multipart_uploads").paginate(
-                Bucket=self.name, Prefix=key
-            ):
+            for page in self.client.get_paginator("list_multipart_uploads").paginate(Bucket=self.name, Prefix=key):
                 for upload in page.get("Uploads", []):
                     if upload["Key"] == key:
-                        self.client.abort_multipart_upload(
-                            Bucket=self.name, Key=key, UploadId=upload["UploadId"]
-                        )
+                        self.client.abort_multipart_upload(Bucket=self.name, Key=key, UploadId=upload["UploadId"])
         except (ClientError, BotoCoreError) as error:
             raise self._sentence(error, f"list unfinished uploads of {key}") from error
 

@@ -11,8 +11,10 @@ import boto3
 import dagster as dg
 import pytest
 
+from lightly_pipeline.pexels import PexelsClient
 from lightly_pipeline.sandbox.home import dagster_home
 from lightly_pipeline.storage import VideoBucket
+from lightly_pipeline.videos import pexels_key
 
 BIN = Path(sys.executable).parent
 
@@ -96,3 +98,10 @@ def world(sandbox, tmp_path):
     }
     yield World(sandbox, home, environment)
     shutil.rmtree(cache, ignore_errors=True)
+
+
+@pytest.fixture
+def keys(sandbox):
+    """The keys of the videos that the sandbox's Pexels offers, the same in every run."""
+    client = PexelsClient(sandbox.environment["PEXELS_API_KEY"], root=sandbox.pexels_root)
+    return [pexels_key(video.id) for video in client.popular().videos]

@@ -65,7 +65,9 @@ def test_a_video_that_is_not_in_the_bucket_yet(world, keys):
 
 
 def test_a_bucket_that_is_missing(world, keys):
-    said = failed(world, materialize(world, keys[0], select="pexels_video,s3_video_object", LIGHTLY_BUCKET="no-such-one"))
+    said = failed(
+        world, materialize(world, keys[0], select="pexels_video,s3_video_object", LIGHTLY_BUCKET="no-such-one")
+    )
     assert "Bucket no-such-one does not exist" in said
 
 
@@ -79,9 +81,7 @@ def test_an_instance_that_does_not_exist(world):
 
 def test_a_run_script_that_is_missing_on_the_instance(world):
     put(world, "input_dir/pexels-12/a.mp4")
-    said = failed(
-        world, materialize(world, "pexels-12", select="lightly_frames", LIGHTLY_RUN_SCRIPT="/nowhere/run.sh")
-    )
+    said = failed(world, materialize(world, "pexels-12", select="lightly_frames", LIGHTLY_RUN_SCRIPT="/nowhere/run.sh"))
     assert "/nowhere/run.sh" in said
 
 

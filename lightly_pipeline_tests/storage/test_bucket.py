@@ -44,9 +44,7 @@ def test_other_content_under_the_same_key_is_a_new_version(bucket, tmp_path):
 
 def test_what_a_killed_upload_left_behind_is_removed_by_the_next(bucket, tmp_path):
     left = bucket.client.create_multipart_upload(Bucket=bucket.name, Key="k")
-    bucket.client.upload_part(
-        Bucket=bucket.name, Key="k", UploadId=left["UploadId"], PartNumber=1, Body=b"half"
-    )
+    bucket.client.upload_part(Bucket=bucket.name, Key="k", UploadId=left["UploadId"], PartNumber=1, Body=b"half")
     other = bucket.client.create_multipart_upload(Bucket=bucket.name, Key="k2")
     bucket.store(**write(tmp_path / "a.mp4", b"whole"), key="k", metadata={})
     unfinished = bucket.client.list_multipart_uploads(Bucket=bucket.name).get("Uploads", [])

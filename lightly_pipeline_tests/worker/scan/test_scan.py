@@ -37,8 +37,6 @@ def test_an_empty_file_is_reported_and_does_not_raise(tmp_path):
 def test_a_broken_image_does_not_stop_the_others(tmp_path):
     Image.fromarray(picture(0)).save(tmp_path / "good.png")
     (tmp_path / "bad.png").write_bytes(b"no picture")
-    scan = scan_images(
-        [tmp_path / "bad.png", tmp_path / "good.png"], scratch=tmp_path, settings=ScanSettings()
-    )
+    scan = scan_images([tmp_path / "bad.png", tmp_path / "good.png"], scratch=tmp_path, settings=ScanSettings())
     assert scan.frames["ok"].tolist() == [False, True]
     assert scan.problems[0].frame_index == 0
