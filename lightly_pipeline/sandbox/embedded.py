@@ -64,6 +64,7 @@ class Sandbox:
     `videos` is a folder whose videos the stand-in offers; without one it offers footage that it renders itself.
     `footage` is the folder in which rendered footage is cached; without one, a folder of `state_dir`.
     `instances` is how many instances there are, all stopped at first, with the same ids in every run.
+    `max_bytes` bounds what is kept of the buckets from one run to the next; the oldest is dropped, as `notices` says.
     `port` is where AWS answers; without one a fixed port if it is free, else another. SandboxError if it is taken.
 
     When it closes, and also when its process is killed, every process that runs on its instances is killed.
@@ -78,6 +79,7 @@ class Sandbox:
         footage: Path | None = None,
         instances: int = 1,
         port: int | None = None,
+        max_bytes: int = 20 * 1024**3,
     ) -> None:
         self.state_dir = Path(state_dir).resolve()
         self.videos = videos
@@ -85,6 +87,7 @@ class Sandbox:
         self.timings = timings or SandboxTimings()
         self._instances = instances
         self._port = port
+        self._max_bytes = max_bytes
         self._stack: ExitStack | None = None
         self._cloud: Cloud | None = None
         self._pexels: PexelsStandIn | None = None
@@ -110,6 +113,7 @@ class Sandbox:
                 default_port=DEFAULT_PORT,
                 bucket=BUCKET,
                 watchdog=watchdog if watchdog.is_file() else None,
+                max_bytes=self._max_bytes,
             )
             stack.callback(cloud.close)
             cloud.open()
@@ -166,6 +170,11 @@ class Sandbox:
     def run_script(self) -> Path:
         """run.sh as the instances find it."""
         return self.state_dir / "image" / "run.sh"
+
+    @property
+    def notices(self) -> list[str]:
+        """Sentences about stored objects that could not be kept."""
+        return list(self._opened().notices)
 
     def processes(self) -> list[int]:
         """Ids of the processes that run on the instances now (known on Linux only)."""

@@ -1,5 +1,6 @@
 """Short ways to say in a test what happens on the sandbox's AWS, all through boto3."""
 
+import functools
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -20,26 +21,47 @@ def until(look: Callable[[], T], *, seconds: float = 15.0) -> T:
         time.sleep(0.02)
 
 
+@functools.cache
+def _session() -> boto3.session.Session:
+    # One for all: each session reads the services' models anew, which takes longer than many a test.
+    return boto3.session.Session()
+
+
 class Aws:
     """Clients of a sandbox and the few steps that most tests begin with."""
 
     def __init__(self, environment: dict[str, str]) -> None:
-        session = boto3.session.Session(
-            aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
-            aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
-            region_name=environment["AWS_REGION"],
-        )
-        self._session = session
-        self._endpoint = environment["AWS_ENDPOINT_URL"]
+        self._environment = environment
         self.bucket = environment["LIGHTLY_BUCKET"]
         self.instance = environment["LIGHTLY_INSTANCES"].split(",")[0]
-        self.ec2 = self.client("ec2")
-        self.ssm = self.client("ssm")
-        self.s3 = self.client("s3")
-        self.logs = self.client("logs")
+        self._clients: dict[str, Any] = {}
 
-    def client(self, service: str, **options: Any) -> Any:
-        return self._session.client(service, endpoint_url=self._endpoint, **options)
+    @property
+    def ec2(self) -> Any:
+        return self._client("ec2")
+
+    @property
+    def ssm(self) -> Any:
+        return self._client("ssm")
+
+    @property
+    def s3(self) -> Any:
+        return self._client("s3")
+
+    @property
+    def logs(self) -> Any:
+        return self._client("logs")
+
+    def _client(self, service: str) -> Any:
+        if service not in self._clients:
+            self._clients[service] = _session().client(
+                service,
+                endpoint_url=self._environment["AWS_ENDPOINT_URL"],
+                aws_access_key_id=self._environment["AWS_ACCESS_KEY_ID"],
+                aws_secret_access_key=self._environment["AWS_SECRET_ACCESS_KEY"],
+                region_name=self._environment["AWS_REGION"],
+            )
+        return self._clients[service]
 
     def description(self, instance: str | None = None) -> dict[str, Any]:
         found = self.ec2.describe_instances(InstanceIds=[instance or self.instance])

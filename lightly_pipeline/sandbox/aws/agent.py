@@ -57,6 +57,7 @@ class Agent:
         self._boot = machine.boot
         self._online_at = online_at
         self._off = False
+        self._rebooting = False
         self._jobs: dict[str, _Job] = {}
         self._wake = threading.Condition(self._cloud.lock)
         self._silent_since: float | None = None
@@ -148,7 +149,7 @@ class Agent:
 
     def _take_commands(self) -> None:
         for command, invocation in self._cloud.invocations_of(self._machine.id):
-            if len(self._jobs) >= WORKERS:
+            if len(self._jobs) >= WORKERS or self._rebooting:
                 return
             if invocation.status == "Pending" and self._ready_in(command) <= 0 and not invocation.lost:
                 invocation.status = invocation.details = "InProgress"
@@ -170,7 +171,7 @@ class Agent:
         due = [job.deadline for job in self._jobs.values() if job.killed_for is None]
         if self._cloud.watchdog is not None:
             due.append(self._watchdog_at)
-        if len(self._jobs) < WORKERS and self._silent_since is None:
+        if len(self._jobs) < WORKERS and self._silent_since is None and not self._rebooting:
             for command, invocation in self._cloud.invocations_of(self._machine.id):
                 if invocation.status == "Pending" and not invocation.lost:
                     due.append(now + max(self._ready_in(command), 0.001))
@@ -254,6 +255,8 @@ class Agent:
                 return
             report = self._outcome(job, code)
             if report is None:
+                # The next boot's agent takes it again, not this one.
+                self._rebooting = True
                 job.invocation.status = job.invocation.details = "Pending"
                 threading.Thread(target=self._machine.reboot, name="reboot", daemon=True).start()
                 return

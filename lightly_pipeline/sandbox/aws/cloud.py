@@ -2,6 +2,7 @@
 
 import datetime as dt
 import re
+import shutil
 import threading
 import time
 from collections import OrderedDict
@@ -16,7 +17,8 @@ from botocore.config import Config
 from moto.core.base_backend import BackendDict
 from moto.core.model_instances import reset_model_data
 
-from lightly_pipeline.sandbox.aws import ec2, ssm
+from lightly_pipeline.sandbox.aws import ec2, objects, ssm
+from lightly_pipeline.sandbox.aws.bucket_store import BucketStore
 from lightly_pipeline.sandbox.aws.calls import CallLog
 from lightly_pipeline.sandbox.aws.commands import Command, Invocation
 from lightly_pipeline.sandbox.aws.faults import Faults
@@ -24,6 +26,7 @@ from lightly_pipeline.sandbox.aws.grafts import Grafts
 from lightly_pipeline.sandbox.aws.jobs import Jobs
 from lightly_pipeline.sandbox.aws.machine import Machine
 from lightly_pipeline.sandbox.aws.server import Server
+from lightly_pipeline.sandbox.aws.writes import Writes
 from lightly_pipeline.sandbox.errors import SandboxError
 from lightly_pipeline.sandbox.timings import SandboxTimings
 
@@ -52,6 +55,7 @@ class Cloud:
         default_port: int,
         bucket: str,
         watchdog: Path | None,
+        max_bytes: int,
     ) -> None:
         self.state_dir = state_dir
         self.account = ACCOUNT
@@ -74,6 +78,9 @@ class Cloud:
         try:
             _reset_moto()
             self.server = Server(self, port=port, default_port=default_port)
+            self._s3 = moto.backends.get_backend("s3")[ACCOUNT]["aws"]
+            self.writes = Writes()
+            self._store = BucketStore(self._s3, state_dir / "s3" / "buckets", REGION, self.writes, max_bytes)
             self.jobs = Jobs()
         except BaseException:
             _only_one.release()
@@ -93,12 +100,18 @@ class Cloud:
 
     def open(self) -> None:
         """Graft onto moto, start to serve, and put the instances there, stopped."""
+        scratch = self.state_dir / "s3" / ".joining"
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+        objects.graft(self._grafts, scratch)
         ec2.graft(self._grafts, self)
         ssm.graft(self._grafts, self)
-        self.server.start()
-        moto.backends.get_backend("s3")[ACCOUNT]["aws"].create_bucket(self.bucket, REGION)
+        self._store.open()
+        if self.bucket not in self._s3.buckets:
+            self._s3.create_bucket(self.bucket, REGION)
         for number, instance_id in enumerate(self.instance_ids, start=1):
             self._put_instance(instance_id, f"lightly-sandbox-{number}")
+        self.server.start()
 
     def close(self) -> None:
         """Power everything off, stop serving, and leave moto as it was. May be called again."""
@@ -113,6 +126,7 @@ class Cloud:
                     machine.agent = None
         self.jobs.close()
         self.server.stop()
+        self._store.close()
         self._grafts.undo()
         _reset_moto()
         _only_one.release()
@@ -135,8 +149,21 @@ class Cloud:
                 )
             return self._clients[service]
 
-    def stored(self) -> None:
-        """Something in S3 may have changed."""
+    def stored(self, operation: str, place: tuple[str, str]) -> None:
+        """A request that writes to S3 has been answered."""
+        if operation in ("PutObjectTagging", "DeleteObjectTagging"):
+            self._store.tags_changed(*place)
+        self._store.touch()
+
+    def find_object(self, bucket: str, key: str) -> Any | None:
+        """moto's object at a key, or None."""
+        found = self._s3.buckets.get(bucket)
+        return None if found is None else found.keys.get(key)
+
+    @property
+    def notices(self) -> list[str]:
+        """Sentences about what could not be kept."""
+        return self._store.notices
 
     # Machines.
 

@@ -28,6 +28,7 @@ from werkzeug.serving import make_server
 from werkzeug.wrappers import Request, Response
 
 from lightly_pipeline.sandbox.aws.faults import Answer
+from lightly_pipeline.sandbox.aws.objects import answer_get
 from lightly_pipeline.sandbox.errors import SandboxError
 
 if TYPE_CHECKING:
@@ -129,6 +130,21 @@ class _Front:
         if path.startswith("/_sandbox/"):
             return _control(self._cloud, Request(environ))(environ, start_response)
         caller, service, operation = _identify(environ)
+        if service == "s3" and environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+            with self._cloud.writes.one():
+                answer = self._answer(environ, start_response, caller, service, operation)
+            self._cloud.stored(operation, _bucket_and_key(environ))
+            return answer
+        return self._answer(environ, start_response, caller, service, operation)
+
+    def _answer(
+        self,
+        environ: dict[str, Any],
+        start_response: Callable[..., Any],
+        caller: str,
+        service: str,
+        operation: str,
+    ) -> Iterable[bytes]:
         name = f"{service}:{operation}"
         answer = self._cloud.faults.take(name)
         status = 0
@@ -140,16 +156,15 @@ class _Front:
 
         try:
             if answer is not None and answer.lost:
-                _drain(self._serve(environ, lambda *_: lambda _data: None))
+                _drain(self._serve(environ, operation, lambda *_: lambda _data: None))
             if answer is not None:
                 return _error(environ, service, answer)(environ, remember)
-            return self._serve(environ, remember)
+            return self._serve(environ, operation, remember)
         finally:
-            self._cloud.calls.record(caller, name, path.lstrip("/") if service == "s3" else "", status)
-            if service == "s3" and environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
-                self._cloud.stored()
+            resource = "/".join(_bucket_and_key(environ)) if service == "s3" else ""
+            self._cloud.calls.record(caller, name, resource, status)
 
-    def _serve(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    def _serve(self, environ: dict[str, Any], operation: str, start_response: Callable[..., Any]) -> Iterable[bytes]:
         conditional = environ["REQUEST_METHOD"] not in ("GET", "HEAD") and (
             "HTTP_IF_MATCH" in environ or "HTTP_IF_NONE_MATCH" in environ
         )
@@ -157,6 +172,11 @@ class _Front:
             if conditional:
                 with self._conditional:
                     return self._moto(environ, start_response)
+            if operation == "GetObject":
+                place = _bucket_and_key(environ)
+                response = answer_get(self._moto, environ, lambda: self._cloud.find_object(*place))
+                if response is not None:
+                    return response(environ, start_response)
             return self._moto(environ, start_response)
         except HTTPException as error:
             return error(environ, start_response)
@@ -166,6 +186,13 @@ class _Front:
             logger.exception("moto failed at %s %s", environ["REQUEST_METHOD"], environ.get("PATH_INFO"))
             answer = Answer("InternalError", f"The sandbox failed: {error!r}", 500)
         return _error(environ, _identify(environ)[1], answer)(environ, start_response)
+
+
+def _bucket_and_key(environ: dict[str, Any]) -> tuple[str, str]:
+    # WSGI's paths are bytes that are written as Latin-1.
+    path = environ.get("PATH_INFO", "").encode("latin-1").decode(errors="replace")
+    bucket, _, key = path.lstrip("/").partition("/")
+    return bucket, key
 
 
 def _drain(body: Iterable[bytes]) -> None:
