@@ -12,9 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from lightly_pipeline.worker.arguments import make_options, result_options
 from lightly_pipeline.worker.choosing import choose, load_pool
 from lightly_pipeline.worker.datapool import Datapool, DatapoolError
@@ -35,23 +32,17 @@ from lightly_pipeline.worker.manifest import (
     same_input,
     worker_version,
 )
-from lightly_pipeline.worker.nearest import find_nearest
 from lightly_pipeline.worker.options import Options
 from lightly_pipeline.worker.outcome import Outcome
 from lightly_pipeline.worker.output import layout
-from lightly_pipeline.worker.output.configuration import write_configuration
-from lightly_pipeline.worker.output.contact_sheet import PICTURES, contact_sheet, jpeg, spread
-from lightly_pipeline.worker.output.embeddings import write_embeddings
-from lightly_pipeline.worker.output.lists import write_lists, write_removed_samples
-from lightly_pipeline.worker.output.metadata import write_frame_metadata
-from lightly_pipeline.worker.output.shards import write_shards
 from lightly_pipeline.worker.output.targets import Target, open_target
 from lightly_pipeline.worker.progress import Progress
-from lightly_pipeline.worker.report.statistics import check, measure_distances
+from lightly_pipeline.worker.report.figures import Figures
+from lightly_pipeline.worker.report.statistics import check
 from lightly_pipeline.worker.scanning import Scanner, file_sha256
 from lightly_pipeline.worker.scratch import Scratch, open_scratch
-from lightly_pipeline.worker.sequences import write_sequence_information
 from lightly_pipeline.worker.sources import Source, open_source
+from lightly_pipeline.worker.tree import write_tree
 from lightly_pipeline.worker.writing import Writer
 
 log = logging.getLogger(__name__)
@@ -111,8 +102,10 @@ def select_frames(
         outcome = choose(table, options, pool, progress, given)
 
         writer = Writer(table, options, scanner, progress)
-        sheet = _write_tree(scratch, outcome, found, options, writer, given.raw if given else None)
-        manifest = _manifest(job, outcome, scanned, found, options, datapool, part, progress)
+        written = write_tree(scratch, outcome, found, options, writer, given.raw if given else None)
+        manifest = _manifest(job, outcome, written.figures, scanned, found, options, datapool, part, progress)
+        written.write_report(scratch.tree, manifest, options)
+        log.info("Writing report to %s.", f"{target.uri.rstrip('/')}/{layout.REPORT_HTML}")
 
         def contribute() -> None:
             if datapool is not None and options.datasource.enable_datapool_update:
@@ -121,7 +114,7 @@ def select_frames(
         log_file.rename(scratch.tree / layout.LOG)
         manifest = _publish(target, scratch.tree, manifest, contribute, progress)
     log.info("Done! %s", target.uri)
-    return SelectionResult(target.uri, manifest, already_done=False, contact_sheet=sheet)
+    return SelectionResult(target.uri, manifest, already_done=False, contact_sheet=written.contact_sheet)
 
 
 def _attachments(options: Options, source: Source) -> list[str]:
@@ -169,41 +162,10 @@ def _datapool(options: Options, source: Source, target: Target) -> tuple[Datapoo
     return Datapool(uri, options.datapool.name), options.datapool.part or pool_part(source.uri)
 
 
-def _write_tree(
-    scratch: Scratch,
-    outcome: Outcome,
-    found: Input,
-    options: Options,
-    writer: Writer,
-    raw: NDArray[np.float32] | None,
-) -> bytes | None:
-    """Everything but the manifest; returns the contact sheet."""
-    tree = scratch.tree
-    selected = [int(row) for row in outcome.selected]
-    write_configuration(tree, options)
-    write_lists(tree, outcome, found.unusable)
-    write_removed_samples(tree, outcome)
-    write_embeddings(tree, outcome, raw, with_selected=options.dump_sampled_embeddings)
-    if outcome.sequences is not None:
-        write_sequence_information(tree, outcome.table, outcome.sequences)
-    files = {}
-    if options.dump_dataset or options.webdataset_shard_size_in_MB:
-        files = writer.dump(tree / layout.SAMPLED if options.dump_dataset else scratch.work, selected)
-    if options.webdataset_shard_size_in_MB:
-        write_shards(tree, outcome.table, files, options.webdataset_shard_size_in_MB)
-    write_frame_metadata(tree, outcome, find_nearest(outcome), files if options.dump_dataset else {})
-    shown = spread(selected, PICTURES)
-    pictures = writer.small_pictures(shown, scratch.work, files)
-    if not shown:
-        return None
-    sheet = jpeg(contact_sheet([pictures[row] for row in shown]))
-    (tree / layout.CONTACT_SHEET).write_bytes(sheet)
-    return sheet
-
-
 def _manifest(
     job: str,
     outcome: Outcome,
+    figures: Figures,
     scanned: list[ScannedFiles],
     found: Input,
     options: Options,
@@ -212,7 +174,6 @@ def _manifest(
     progress: Progress,
 ) -> Manifest:
     table = outcome.table
-    distances = measure_distances(outcome, options.memory_requirement_in_GB)[2]
     updated = datapool is not None and options.datasource.enable_datapool_update
     counts = Counts(
         videos=len(found.files) if found.kind == "videos" else 0,
@@ -234,7 +195,7 @@ def _manifest(
         options=result_options(options),
         embedder=ManifestEmbedder(**vars(table.embedder)),
         counts=counts,
-        distances=distances,
+        distances=figures.distances,
         selection=Selected(
             strategy=outcome.strategy,
             engine=outcome.engine,

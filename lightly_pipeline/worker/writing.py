@@ -46,6 +46,15 @@ class Writer:
                     written[start + frame.index] = frame.path
         return written
 
+    def kept_pictures(self) -> dict[int, Path]:
+        """Pictures that the scans kept and that were not moved away since, by row."""
+        return {
+            int(start) + index: path
+            for scanned, start in zip(self.table.scanned, self.table.starts[:-1], strict=True)
+            for index, path in scanned.scan.candidates.items()
+            if path.exists()
+        }
+
     def small_pictures(self, rows: Sequence[int], folder: Path, at_hand: dict[int, Path]) -> dict[int, Image.Image]:
         """Small pictures of the rows, from files `at_hand` where there are, else decoded again."""
         missing = [row for row in rows if row not in at_hand]

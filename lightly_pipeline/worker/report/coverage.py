@@ -1,0 +1,81 @@
+"""How well the selection stands for everything: against every N-th frame and random ones of the same number.
+
+For each frame the distance to its nearest selected one: the worst, the 99th percentile, the mean; and how many of
+the selected frames are nearly the same as another. Less is better in all four.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightly_pipeline.worker.outcome import Outcome
+
+#: Frames at which coverage is looked at, and multiplications per candidate selection, at most.
+_FRAMES = 4000
+_WORK = 4e9
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """One selection's figures, in the embedder's distances."""
+
+    name: str
+    worst: float
+    p99: float
+    mean: float
+    redundant: float
+
+
+def compare_coverage(outcome: Outcome) -> list[Coverage]:
+    """This selection, every N-th frame, random frames; empty where there is nothing to compare."""
+    unique, selected = np.flatnonzero(outcome.unique), outcome.selected
+    count = len(selected)
+    if count < 2 or count >= len(unique):
+        return []
+    vectors = outcome.table.embeddings
+    seen = unique[:: max(1, -(-len(unique) // _FRAMES))]
+    fits = int(_WORK / (len(seen) * vectors.shape[1]))
+    if count > fits:
+        # More selected frames than can be compared with in no time: the report does without.
+        return []
+    points = np.ascontiguousarray(vectors[seen])
+    near = 0.1 * _typical_distance(points)
+    random = np.sort(np.random.default_rng(0).choice(unique, count, replace=False))
+    every = unique[np.linspace(0, len(unique) - 1, count).round().astype(np.int64)]
+    rows = {"this selection": selected, f"every {len(unique) / count:.0f}th frame": every, "random": random}
+    return [_coverage(name, points, np.ascontiguousarray(vectors[chosen]), near) for name, chosen in rows.items()]
+
+
+def _coverage(name: str, points: NDArray[np.float32], chosen: NDArray[np.float32], near: float) -> Coverage:
+    gaps = _nearest(points, chosen)
+    among = _nearest(chosen, chosen, themselves=True)
+    return Coverage(
+        name=name,
+        worst=round(float(gaps.max()), 4),
+        p99=round(float(np.percentile(gaps, 99)), 4),
+        mean=round(float(gaps.mean()), 4),
+        redundant=round(float((among < near).mean()), 4),
+    )
+
+
+def _nearest(
+    points: NDArray[np.float32], chosen: NDArray[np.float32], *, themselves: bool = False
+) -> NDArray[np.float32]:
+    squares = np.einsum("ij,ij->i", chosen, chosen)
+    nearest = np.empty(len(points), dtype=np.float32)
+    for start in range(0, len(points), 1024):
+        block = points[start : start + 1024]
+        gaps = squares - 2.0 * (block @ chosen.T)
+        if themselves:
+            gaps[np.arange(len(block)), np.arange(start, start + len(block))] = np.inf
+        nearest[start : start + 1024] = gaps.min(axis=1) + np.einsum("ij,ij->i", block, block)
+    return np.sqrt(np.maximum(nearest, 0.0))
+
+
+def _typical_distance(points: NDArray[np.float32]) -> float:
+    """The median distance of two random frames."""
+    generator = np.random.default_rng(0)
+    one, other = generator.integers(0, len(points), (2, 2000))
+    gaps = np.linalg.norm(points[one] - points[other], axis=1)
+    return float(np.median(gaps))

@@ -1,0 +1,135 @@
+"""Writing the output tree: frames first, since that takes longest, and beside them all that needs no picture."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from lightly_pipeline.worker.discover import Input
+from lightly_pipeline.worker.manifest import Manifest
+from lightly_pipeline.worker.nearest import Nearest, find_nearest
+from lightly_pipeline.worker.options import Options
+from lightly_pipeline.worker.outcome import Outcome
+from lightly_pipeline.worker.output import layout
+from lightly_pipeline.worker.output.configuration import write_configuration
+from lightly_pipeline.worker.output.contact_sheet import PICTURES, contact_sheet, jpeg, spread
+from lightly_pipeline.worker.output.embeddings import write_embeddings
+from lightly_pipeline.worker.output.lists import write_lists, write_removed_samples
+from lightly_pipeline.worker.output.metadata import write_frame_metadata
+from lightly_pipeline.worker.output.shards import write_shards
+from lightly_pipeline.worker.report.charts import draw_pair
+from lightly_pipeline.worker.report.figures import Figures, make_figures
+from lightly_pipeline.worker.report.page import write_report
+from lightly_pipeline.worker.report.pairs import Pair, choose_pairs
+from lightly_pipeline.worker.scratch import Scratch
+from lightly_pipeline.worker.sequences import write_sequence_information
+from lightly_pipeline.worker.writing import Writer
+
+
+@dataclass(frozen=True)
+class WrittenTree:
+    """The tree without report and manifest, and what those two need."""
+
+    outcome: Outcome
+    figures: Figures
+    pairs: list[tuple[Pair, Image.Image, Image.Image]]
+    contact_sheet: bytes | None
+
+    def write_report(self, tree: Path, manifest: Manifest, options: Options) -> None:
+        """The page and its figures."""
+        write_report(
+            tree,
+            self.outcome,
+            manifest,
+            self.figures,
+            self.pairs,
+            self.contact_sheet,
+            timelines=options.show_video_sampling_timeline,
+        )
+
+
+def write_tree(
+    scratch: Scratch,
+    outcome: Outcome,
+    found: Input,
+    options: Options,
+    writer: Writer,
+    raw: NDArray[np.float32] | None,
+) -> WrittenTree:
+    """Write everything but report and manifest; `raw` are given embeddings as they were given."""
+    tree = scratch.tree
+    selected = [int(row) for row in outcome.selected]
+    with ThreadPoolExecutor(1, thread_name_prefix="figures") as beside:
+        # Arithmetic and encoding leave the interpreter free for each other.
+        figures_later = beside.submit(make_figures, tree, outcome, options.memory_requirement_in_GB)
+        nearest_later = beside.submit(find_nearest, outcome)
+        lists_later = beside.submit(_write_lists, tree, outcome, found, options, raw)
+        files = _write_frames(scratch, outcome, options, writer, selected)
+        nearest = nearest_later.result()
+        write_frame_metadata(tree, outcome, nearest, files if options.dump_dataset else {})
+        pictures = _small_pictures(scratch, outcome, nearest, options, writer, files)
+        sheet = _write_contact_sheet(tree, [pictures.frames[row] for row in pictures.sheet])
+        pairs = [(pair, pictures.frames[pair.retained], pictures.frames[pair.removed]) for pair in pictures.pairs]
+        for number, (pair, retained, removed) in enumerate(pairs):
+            names = (outcome.table.name(pair.retained), outcome.table.name(pair.removed))
+            # Lightly's numbers: 0, 11, 22, …
+            draw_pair(tree, f"filter_decision_{number * 11}", retained, removed, names)
+        lists_later.result()
+        return WrittenTree(outcome, figures_later.result(), pairs, sheet)
+
+
+def _write_lists(tree: Path, outcome: Outcome, found: Input, options: Options, raw: NDArray[np.float32] | None) -> None:
+    write_configuration(tree, options)
+    write_lists(tree, outcome, found.unusable)
+    write_removed_samples(tree, outcome)
+    write_embeddings(tree, outcome, raw, with_selected=options.dump_sampled_embeddings)
+    if outcome.sequences is not None:
+        write_sequence_information(tree, outcome.table, outcome.sequences)
+
+
+def _write_frames(
+    scratch: Scratch, outcome: Outcome, options: Options, writer: Writer, selected: list[int]
+) -> dict[int, Path]:
+    """The selected frames as files, where they are wanted as files or in shards."""
+    shard_size = options.webdataset_shard_size_in_MB
+    if not options.dump_dataset and not shard_size:
+        return {}
+    files = writer.dump(scratch.tree / layout.SAMPLED if options.dump_dataset else scratch.work / "dump", selected)
+    if shard_size:
+        write_shards(scratch.tree, outcome.table, files, shard_size)
+    return files
+
+
+@dataclass(frozen=True)
+class _SmallPictures:
+    sheet: list[int]
+    pairs: list[Pair]
+    frames: dict[int, Image.Image]
+
+
+def _small_pictures(
+    scratch: Scratch,
+    outcome: Outcome,
+    nearest: Nearest,
+    options: Options,
+    writer: Writer,
+    files: dict[int, Path],
+) -> _SmallPictures:
+    """Pictures for the contact sheet and the examples, as few as possible decoded again."""
+    at_hand = writer.kept_pictures() | files
+    sheet = spread([int(row) for row in outcome.selected], PICTURES)
+    removed = [row for row in at_hand if row not in files]
+    pairs = choose_pairs(outcome, nearest, options.n_example_images, removed)
+    rows = dict.fromkeys([*sheet, *(pair.retained for pair in pairs), *(pair.removed for pair in pairs)])
+    return _SmallPictures(sheet, pairs, writer.small_pictures(list(rows), scratch.work, at_hand))
+
+
+def _write_contact_sheet(tree: Path, pictures: list[Image.Image]) -> bytes | None:
+    if not pictures:
+        return None
+    sheet = jpeg(contact_sheet(pictures))
+    (tree / layout.CONTACT_SHEET).write_bytes(sheet)
+    return sheet
