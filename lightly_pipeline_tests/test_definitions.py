@@ -38,10 +38,13 @@ def test_importing_the_package_loads_no_dagster():
     assert done.stdout.strip() == "False", done.stderr
 
 
-def test_everything_that_triggers_is_off_until_it_is_switched_on():
+def test_what_starts_work_is_off_until_it_is_switched_on_and_what_stops_instances_is_on():
     definitions = build_defs()
     assert [schedule.default_status for schedule in definitions.schedules] == [dg.DefaultScheduleStatus.STOPPED]
-    assert {sensor.default_status for sensor in definitions.sensors} == {dg.DefaultSensorStatus.STOPPED}
+    assert {sensor.name: sensor.default_status for sensor in definitions.sensors} == {
+        "new_s3_videos": dg.DefaultSensorStatus.STOPPED,
+        "release_expired_instances": dg.DefaultSensorStatus.RUNNING,
+    }
 
 
 def test_a_resource_can_be_replaced_and_a_misspelt_one_is_refused():

@@ -8,7 +8,6 @@ import dagster as dg
 from lightly_pipeline.assets.lightly_frames import lightly_frames
 from lightly_pipeline.assets.pexels_video import pexels_video
 from lightly_pipeline.assets.s3_video_object import s3_video_object
-from lightly_pipeline.videos import videos
 
 # A run whose host died stays "started" for ever unless the monitor may end it.
 _COLLECT = {"dagster/max_runtime": str(2 * 3600)}
@@ -17,7 +16,6 @@ _SELECT = {"dagster/max_runtime": str(14 * 3600)}
 lightly_pipeline_job = dg.define_asset_job(
     "lightly_pipeline",
     selection=dg.AssetSelection.assets(pexels_video, s3_video_object, lightly_frames),
-    partitions_def=videos,
     tags=_SELECT,
     description="The tutorial's pipeline for one video: download it, put it into S3, select its frames.",
 )
@@ -25,7 +23,6 @@ lightly_pipeline_job = dg.define_asset_job(
 collect_videos_job = dg.define_asset_job(
     "collect_videos",
     selection=dg.AssetSelection.assets(pexels_video, s3_video_object),
-    partitions_def=videos,
     tags=_COLLECT,
     description="Download a Pexels video and put it into S3; the sensor new_s3_videos has its frames selected.",
 )
@@ -33,7 +30,6 @@ collect_videos_job = dg.define_asset_job(
 select_frames_job = dg.define_asset_job(
     "select_frames",
     selection=dg.AssetSelection.assets(lightly_frames),
-    partitions_def=videos,
     tags=_SELECT,
     description="Select the frames of a video that lies in S3.",
 )

@@ -134,9 +134,8 @@ def _latest_versions(instance: dg.DagsterInstance, asset: dg.AssetKey, keys: Seq
     versions: dict[str, str] = {}
     for start in range(0, len(latest), 20):
         ids = list(latest.values())[start : start + 20]
-        for record in instance.get_event_records(
-            dg.EventRecordsFilter(dg.DagsterEventType.ASSET_MATERIALIZATION, storage_ids=ids)
-        ):
+        fetched = instance.fetch_materializations(dg.AssetRecordsFilter(asset, storage_ids=ids), limit=len(ids))
+        for record in fetched.records:
             materialization = record.asset_materialization
             if materialization is not None and materialization.partition is not None:
                 version = materialization.metadata.get(INPUT_VERSION)
