@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 _ENTRY = "video.json"
 _LOCK = ".lock"
+_GRAVE = ".evicted-"
 _BLOCK = 1024 * 1024
 
 
@@ -120,6 +121,9 @@ class VideoCache:
 
     def make_room(self) -> list[str]:
         """Evict the least recently used entries that nobody holds until the cache fits; the keys that went."""
+        for grave in self.folder.glob(f"{_GRAVE}*"):
+            # An eviction that was killed, or one that another process is about to finish.
+            shutil.rmtree(grave, ignore_errors=True)
         entries = sorted(self._entries())
         total = sum(size for _, size, _ in entries)
         evicted = []
@@ -156,10 +160,10 @@ class VideoCache:
             return False
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            grave = Path(tempfile.mkdtemp(prefix=".evicted-", dir=self.folder))
+            grave = Path(tempfile.mkdtemp(prefix=_GRAVE, dir=self.folder))
             # First out of sight in one step, so that nobody ever sees half an entry.
             entry.rename(grave / entry.name)
-            shutil.rmtree(grave)
+            shutil.rmtree(grave, ignore_errors=True)
         except (BlockingIOError, FileNotFoundError):
             return False
         finally:

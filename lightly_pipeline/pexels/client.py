@@ -5,9 +5,10 @@ today, has neither timeout nor retry, and asks at a root that is deprecated. `Co
 that part of it.
 """
 
+import contextlib
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import requests
@@ -58,17 +59,18 @@ class PexelsClient:
 
     def video(self, video_id: int) -> PexelsVideo:
         """The video with this id; UnknownVideo if there is none."""
-        page = self._open(_Single, f"video {video_id}", video_id=video_id)
-        return _checked(page.entries, f"video {video_id}")
+        what = f"video {video_id}"
+        with _as_documented(what):
+            entry = _Single(self._connection, what, video_id=video_id).entries
+        return _checked(entry, what)
 
     def popular(self, page: int = 1, per_page: int = MAX_PER_PAGE) -> VideoPage:
         """A page of the videos that are popular now; empty beyond the last one."""
-        return self._listing(self._open(_Popular, "the popular videos", page=page, per_page=per_page))
+        return self._listing(_Popular, f"page {page} of the popular videos", page=page, per_page=per_page)
 
     def search(self, query: str, page: int = 1, per_page: int = MAX_PER_PAGE) -> VideoPage:
         """A page of the videos that Pexels finds for these words."""
-        found = self._open(_Search, f"videos of {query!r}", query=query, page=page, per_page=per_page)
-        return self._listing(found)
+        return self._listing(_Search, f"videos of {query!r}", query=query, page=page, per_page=per_page)
 
     def discover(
         self,
@@ -102,19 +104,10 @@ class PexelsClient:
                     found[video.id] = video
         return list(found.values())
 
-    def _open(self, page_class: Callable[..., Any], what: str, **arguments: Any) -> Any:
-        try:
-            return page_class(self._connection, what, **arguments)
-        except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-            # pypexels takes an answer for what it should be.
-            raise MalformedAnswer(_malformed(what, f"{type(error).__name__}: {error}")) from error
-
-    def _listing(self, page: Any) -> VideoPage:
-        what = f"page {page.page} of a listing"
-        try:
+    def _listing(self, page_class: Callable[..., Any], what: str, **arguments: Any) -> VideoPage:
+        with _as_documented(what):
+            page = page_class(self._connection, what, **arguments)
             entries = list(page.entries)
-        except (AttributeError, TypeError) as error:
-            raise MalformedAnswer(_malformed(what, f"{type(error).__name__}: {error}")) from error
         videos = []
         for entry in entries:
             try:
@@ -160,6 +153,15 @@ class _Search(_OurConnection, VideosSearch):  # type: ignore[misc]
 class _Single(_OurConnection, SingleVideo):  # type: ignore[misc]
     def __init__(self, connection: Connection, what: str, video_id: int):
         super().__init__(connection, what, video_id=video_id)
+
+
+@contextlib.contextmanager
+def _as_documented(what: str) -> Iterator[None]:
+    """pypexels takes each answer for what it should be: what it stumbles over is a malformed one."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise MalformedAnswer(_malformed(what, f"{type(error).__name__}: {error}")) from error
 
 
 def _checked(entry: Video | None, what: str) -> PexelsVideo:

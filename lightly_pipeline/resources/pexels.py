@@ -18,6 +18,7 @@ class PexelsResource(dg.ConfigurableResource["PexelsResource"]):
 
     api_key: str | None = Field(
         default=None,
+        repr=False,
         description=f"Key of the Pexels API (use dg.EnvVar, never the key itself); by default "
         f"${settings.PEXELS_API_KEY.name}.",
     )
