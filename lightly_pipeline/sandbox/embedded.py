@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from lightly_pipeline.sandbox.errors import SandboxError, SandboxInUse
 from lightly_pipeline.sandbox.home import dagster_home
@@ -117,9 +117,10 @@ class Sandbox:
             )
             stack.callback(cloud.close)
             cloud.open()
+            stack.callback(self._forget)
             self._cloud, self._pexels = cloud, pexels
-            opened = self._stack = stack.pop_all()
-        opened.enter_context(announced(self.state_dir, self.environment, self.videos))
+            stack.enter_context(announced(self.state_dir, self.environment, self.videos))
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(
@@ -153,8 +154,7 @@ class Sandbox:
     def pexels(self) -> "PexelsStandIn":
         """The Pexels stand-in, with its own faults and the requests it has seen."""
         self._opened()
-        assert self._pexels is not None  # noqa: S101 (set together with the cloud)
-        return self._pexels
+        return cast("PexelsStandIn", self._pexels)
 
     @property
     def pexels_root(self) -> str:
@@ -202,8 +202,11 @@ class Sandbox:
             environment["DAGSTER_HOME"] = str(dagster_home(self.state_dir))
         return environment
 
+    def _forget(self) -> None:
+        self._cloud = self._pexels = None
+
     def _opened(self) -> "Cloud":
-        if self._cloud is None or self._stack is None:
+        if self._cloud is None:
             raise SandboxError("The sandbox is not open: use it in a `with` block.")
         return self._cloud
 

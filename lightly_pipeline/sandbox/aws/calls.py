@@ -4,11 +4,13 @@ The recent ones in order, and all of them as counts: from these a test compares 
 its IAM policies allow.
 """
 
+import json
 import threading
 import time
+import urllib.request
 from collections import Counter, deque
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 _KEPT = 20_000
 
@@ -64,3 +66,10 @@ class CallLog:
             "counts": {caller: self.counts(caller) for caller in ("user", "instance")},
             "recent": [asdict(call) for call in self.recent()],
         }
+
+
+def calls_of(endpoint_url: str) -> dict[str, Any]:
+    """The calls of a sandbox in another process: {"counts": {caller: {operation: n}}, "recent": [{…}, …]}."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(f"{endpoint_url.rstrip('/')}/_sandbox/calls", timeout=30) as answer:
+        return cast("dict[str, Any]", json.load(answer))
