@@ -1,17 +1,34 @@
-"""A decoded frame as a picture file: rotation, size, PNG or JPEG."""
+"""A decoded frame as a picture file: rotation, size, colour, PNG or JPEG.
+
+JPEG takes the frame's own planes (converted to JPEG's full-range BT.601 where they are not), so that no RGB
+picture is made in between. PNG is written by `png`.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import os
+from functools import cache
 from pathlib import Path
 
 import av
 import numpy as np
 import simplejpeg
-from PIL import Image
+from numpy.typing import NDArray
 
-from lightly_pipeline.worker.scan.types import WrittenFrame
+from lightly_pipeline.worker.scan.compiled import kernels
+from lightly_pipeline.worker.scan.png import PngEncoder
+
+_FULL_RANGE = 2  # AVCOL_RANGE_JPEG
+_BT709, _FCC, _BT2020 = 1, 4, (9, 10)
+_SUBSAMPLING = {
+    "yuv420p": (1, 1),
+    "yuvj420p": (1, 1),
+    "yuv422p": (1, 0),
+    "yuvj422p": (1, 0),
+    "yuv444p": (0, 0),
+    "yuvj444p": (0, 0),
+    "gray": None,
+}
 
 
 def target_size(width: int, height: int, size: int | tuple[int, int]) -> tuple[int, int]:
@@ -27,29 +44,120 @@ def target_size(width: int, height: int, size: int | tuple[int, int]) -> tuple[i
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def write_picture(
-    frame: av.VideoFrame,
-    target: Path,
-    *,
-    index: int,
-    image_format: str,
-    size: int | tuple[int, int],
-    quality: int,
-    rotation: int,
-) -> WrittenFrame:
-    """Write one frame; the file appears whole or not at all. `rotation`: degrees counter-clockwise."""
-    rgb = np.rot90(frame.to_ndarray(format="rgb24"), (rotation // 90) % 4)
-    width, height = target_size(rgb.shape[1], rgb.shape[0], size)
-    if (width, height) != (rgb.shape[1], rgb.shape[0]):
-        picture = Image.fromarray(np.ascontiguousarray(rgb)).resize((width, height), Image.Resampling.LANCZOS)
-        rgb = np.asarray(picture)
-    rgb = np.ascontiguousarray(rgb)
-    part = target.with_name(target.name + ".part")
-    if image_format == "png":
-        Image.fromarray(rgb).save(part, format="PNG", compress_level=1)
-        data = part.read_bytes()
-    else:
-        data = simplejpeg.encode_jpeg(rgb, quality=quality, colorsubsampling="420")
-        part.write_bytes(data)
-    os.replace(part, target)
-    return WrittenFrame(index, target, len(data), width, height, hashlib.sha256(data).hexdigest())
+@cache
+def _to_jpeg_colour(colorspace: int, full_range: bool) -> tuple[int, ...]:
+    """Luma offset and the seven coefficients (times 2^14) of `to_full_range`; BT.601, BT.709, BT.2020."""
+    if colorspace == _BT709:
+        red, blue = 0.2126, 0.0722
+    elif colorspace in _BT2020:
+        red, blue = 0.2627, 0.0593
+    elif colorspace == _FCC:
+        red, blue = 0.30, 0.11
+    else:  # BT.601, and what says nothing, as libswscale does
+        red, blue = 0.299, 0.114
+
+    def to_rgb(r: float, b: float) -> NDArray[np.float64]:
+        g = 1 - r - b
+        return np.array([[1, 0, 2 * (1 - r)], [1, -2 * b * (1 - b) / g, -2 * r * (1 - r) / g], [1, 2 * (1 - b), 0]])
+
+    matrix = np.linalg.inv(to_rgb(0.299, 0.114)) @ to_rgb(red, blue)
+    luma, chroma = (1.0, 1.0) if full_range else (255 / 219, 255 / 224)
+    matrix = matrix * np.array([luma, chroma, chroma])
+    fixed = np.round(matrix * (1 << 14)).astype(int)
+    return (
+        0 if full_range else 16,
+        int(fixed[0, 0]),
+        int(fixed[0, 1]),
+        int(fixed[0, 2]),
+        int(fixed[1, 1]),
+        int(fixed[1, 2]),
+        int(fixed[2, 1]),
+        int(fixed[2, 2]),
+    )
+
+
+def _nearest_8_bit(frame: av.VideoFrame) -> str:
+    """The 8-bit planar format with the least loss for a YUV or gray frame in another format."""
+    components = frame.format.components
+    if len(components) <= 2:
+        return "gray"
+    halved = components[1].width < frame.width and components[1].height < frame.height
+    return "yuv420p" if halved else "yuv444p"
+
+
+class PictureEncoder:
+    """Encodes frames of one output format and size; one per thread (it owns buffers)."""
+
+    def __init__(self, image_format: str, size: int | tuple[int, int], quality: int) -> None:
+        self.extension = image_format
+        self._size = size
+        self._quality = quality
+        self._png = PngEncoder() if image_format == "png" else None
+        self._block = np.zeros(24, np.int64)
+        self._planes: tuple[NDArray[np.uint8], ...] = ()
+
+    def write(self, frame: av.VideoFrame, target: Path, rotation: int = 0) -> tuple[int, int]:
+        """Write one frame, whole or not at all; return its width and height.
+
+        rotation: degrees counter-clockwise, a multiple of 90. Raises OSError when the disk does not take it.
+        """
+        data, width, height = self.encode(frame, rotation)
+        part = target.with_name(target.name + ".part")
+        with open(part, "wb") as stream:
+            stream.write(data)
+        os.replace(part, target)
+        return width, height
+
+    def encode(self, frame: av.VideoFrame, rotation: int = 0) -> tuple[bytes | memoryview, int, int]:
+        """Encode one frame; returns the file's bytes, width and height."""
+        turned = rotation % 180 != 0
+        shown = (frame.height, frame.width) if turned else (frame.width, frame.height)
+        width, height = target_size(*shown, self._size)
+        if (width, height) != shown:
+            before = (height, width) if turned else (width, height)
+            frame = frame.reformat(width=before[0], height=before[1], interpolation="BICUBIC")
+        quarter_turns = rotation // 90 % 4
+        if self._png is not None:
+            rgb = frame.to_ndarray(format="rgb24")
+            if quarter_turns:
+                rgb = np.rot90(rgb, quarter_turns)
+            return self._png.encode(np.ascontiguousarray(rgb)), width, height
+        return self._jpeg(frame, quarter_turns), width, height
+
+    def _jpeg(self, frame: av.VideoFrame, quarter_turns: int) -> bytes:
+        name = frame.format.name
+        colorspace, full = int(frame.colorspace), name.startswith("yuvj") or frame.color_range == _FULL_RANGE
+        if name not in _SUBSAMPLING or (quarter_turns % 2 and name.endswith("422p")):
+            if frame.format.is_rgb:
+                rgb = np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), quarter_turns))
+                return bytes(simplejpeg.encode_jpeg(rgb, quality=self._quality, colorsubsampling="444"))
+            name = _nearest_8_bit(frame)
+            frame = frame.reformat(format=name)
+        planes = self._full_range(frame, name, colorspace, full)
+        if quarter_turns:
+            planes = tuple(np.ascontiguousarray(np.rot90(plane, quarter_turns)) for plane in planes)
+        y, u, v = planes if len(planes) == 3 else (planes[0], None, None)
+        return bytes(simplejpeg.encode_jpeg_yuv_planes(y, u, v, quality=self._quality))
+
+    def _full_range(
+        self, frame: av.VideoFrame, name: str, colorspace: int, full: bool
+    ) -> tuple[NDArray[np.uint8], ...]:
+        shifts = _SUBSAMPLING[name]
+        source = frame.planes
+        shapes = [(plane.height, plane.width) for plane in source[: 1 if shifts is None else 3]]
+        if tuple(plane.shape for plane in self._planes) != tuple(shapes):
+            self._planes = tuple(np.empty(shape, np.uint8) for shape in shapes)
+        y = source[0]
+        block = self._block
+        block[:4] = (y.buffer_ptr, y.line_size, y.width, y.height)
+        if shifts is None:
+            block[4:12] = 0
+            block[12] = self._planes[0].ctypes.data
+        else:
+            u, v = source[1], source[2]
+            block[4:12] = (u.buffer_ptr, u.line_size, v.buffer_ptr, v.line_size, u.width, u.height, *shifts)
+            block[12:15] = [plane.ctypes.data for plane in self._planes]
+        colour = _to_jpeg_colour(colorspace if shifts is not None else 0, full)
+        block[15:23] = colour
+        kernels().functions["to_full_range"](block.ctypes.data)
+        return self._planes

@@ -11,7 +11,8 @@ import av
 import numpy as np
 from PIL import Image, ImageOps
 
-from lightly_pipeline.worker.scan.measure import BUILT_IN, measure
+from lightly_pipeline.worker.scan.descriptor import BUILT_IN
+from lightly_pipeline.worker.scan.measure import Meter
 from lightly_pipeline.worker.scan.types import FRAME_DTYPE, Problem, ScanSettings, VideoScan
 
 
@@ -44,6 +45,7 @@ def scan_images(
     problems: list[Problem] = []
     frames = np.zeros(len(paths), dtype=FRAME_DTYPE)
     frames["index"] = np.arange(len(paths))
+    meter = Meter()
     embeddings = np.zeros((len(paths), BUILT_IN.dimensions), np.float32)
     for index, path in enumerate(paths):
         try:
@@ -51,7 +53,7 @@ def scan_images(
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             problems.append(Problem(index, f"{path.name} is not an image that can be read: {error}.", "unreadable"))
         else:
-            numbers = measure(frame)
+            numbers = meter.measure(frame)
             row = frames[index]
             row["pixel_hash"] = numbers.pixel_hash
             row["sharpness"] = numbers.sharpness

@@ -118,7 +118,8 @@ class VideoScan:
     frames: FRAME_DTYPE [n]. embeddings: float32 [n, d], unit length, memory-mapped beyond 100,000 frames;
     rows of frames that are not `ok` are filled too but mean nothing. width, height: as shown, after rotation.
     fps: average (0.0 when unknown). declared_frames: what the container promises, or None. kept: frame
-    indices whose picture is in scratch already (sorted). Call `close()` when the pictures are no longer needed.
+    indices whose picture is in scratch already (sorted). Call `close()` when the pictures are no longer
+    needed.
     """
 
     path: Path

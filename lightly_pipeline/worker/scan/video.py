@@ -1,31 +1,55 @@
-"""One pass over a video: every frame decoded, checked, measured."""
+"""Scanning video: one feeder cuts files into chunks, one thread per core decodes them, results come in order.
+
+libav, the compiled kernels and the JPEG and PNG encoders release the GIL, so threads use the cores. One
+single-thread decoder per chunk uses them better than the decoder's own threads do. All queues are bounded.
+"""
 
 from __future__ import annotations
 
+import os
+import queue
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import av
 import numpy as np
+from numpy.typing import NDArray
 
-from lightly_pipeline.worker.scan.measure import BUILT_IN, measure
+from lightly_pipeline.worker.scan.chunk import ChunkDecoder, ChunkResult, Decoder
+from lightly_pipeline.worker.scan.descriptor import BUILT_IN
+from lightly_pipeline.worker.scan.keep import KeepRule
+from lightly_pipeline.worker.scan.measure import Meter
+from lightly_pipeline.worker.scan.packets import (
+    Chunk,
+    Header,
+    Packet,
+    Stopped,
+    chunks,
+    open_container,
+    reason_of,
+    video_stream,
+)
+from lightly_pipeline.worker.scan.store import EmbeddingStore
+from lightly_pipeline.worker.scan.timing import timing_problems
 from lightly_pipeline.worker.scan.types import FRAME_DTYPE, Problem, ScanSettings, VideoScan
 
+#: Chunks that may be decoded and not yet fetched by the caller, over all files.
+_UNFETCHED = 64
+_PROGRESS_STEP = 32
 
-def scan_videos(
-    paths: Sequence[Path],
-    *,
-    scratch: Path,
-    settings: ScanSettings,
-    on_progress: Callable[[int], None] = lambda frames: None,
-) -> Iterator[VideoScan]:
-    """Scan many videos, one `VideoScan` each in the order of `paths`; short ones share the cores.
 
-    Same arguments and guarantees as `scan_video`; prefer this when there is more than one video.
-    """
-    for path in paths:
-        yield scan_video(path, scratch=scratch, settings=settings, on_progress=on_progress)
+def _nothing(frames: int) -> None:
+    """Do not follow progress."""
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def scan_video(
@@ -33,76 +57,314 @@ def scan_video(
     *,
     scratch: Path,
     settings: ScanSettings,
-    on_progress: Callable[[int], None] = lambda frames: None,
+    on_progress: Callable[[int], None] = _nothing,
 ) -> VideoScan:
     """Decode every frame of one video once, and say what is wrong with it.
 
     scratch: an existing directory; a folder of its own is made in it. on_progress is called in the calling
-    thread with the number of frames finished since its last call. A file that does not open, holds no video or
-    is damaged never raises: it comes back with a `Problem` and the frames that could be had.
+    thread with the number of frames finished since its last call. A file that does not open, holds no video
+    or is damaged never raises: it comes back with a `Problem` and the frames that could be had. The result is
+    the same for any number of threads. Raises OSError when scratch cannot be written.
     """
-    folder = Path(tempfile.mkdtemp(prefix="scan-", dir=scratch))
-    problems: list[Problem] = []
-    rows: list[tuple[object, ...]] = []
-    embeddings: list[np.ndarray] = []
-    width = height = 0
-    fps, declared, codec = 0.0, None, ""
+    return next(iter(scan_videos([path], scratch=scratch, settings=settings, on_progress=on_progress)))
+
+
+def scan_videos(
+    paths: Sequence[Path],
+    *,
+    scratch: Path,
+    settings: ScanSettings,
+    on_progress: Callable[[int], None] = _nothing,
+) -> Iterator[VideoScan]:
+    """Scan many videos, one `VideoScan` each in the order of `paths`; short ones share the cores.
+
+    Same arguments and guarantees as `scan_video`; prefer this when there is more than one video. Closing the
+    generator, or an exception in the caller's loop, stops the threads within a picture or two.
+    """
+    scan = _Scan([Path(path) for path in paths], Path(scratch), settings, on_progress)
     try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                problems.append(Problem(None, f"{path.name} has no video stream.", "unreadable"))
-            else:
-                stream = container.streams.video[0]
-                stream.thread_type = "AUTO"
-                codec = stream.codec_context.name
-                declared = stream.frames or None
-                fps = float(stream.average_rate or 0)
-                base = float(stream.time_base or 0)
-                for packet in container.demux(stream):
-                    try:
-                        decoded = packet.decode()
-                    except av.FFmpegError as error:
-                        problems.append(
-                            Problem(None, f"A packet after frame {len(rows)} is broken: {error}.", "packet")
-                        )
-                        continue
-                    for frame in decoded:
-                        index = len(rows)
-                        numbers = measure(frame)
-                        pts = -1 if frame.pts is None else frame.pts
-                        ok = not (settings.check_corruptness and frame.is_corrupt)
-                        if not ok:
-                            problems.append(Problem(index, f"libav found damage in frame {index}.", "frame"))
-                        rows.append(
-                            (
-                                index,
-                                pts,
-                                pts * base,
-                                numbers.pixel_hash,
-                                numbers.sharpness,
-                                numbers.brightness,
-                            )
-                            + (numbers.contrast, numbers.uniform_row_ratio, ok)
-                        )
-                        embeddings.append(numbers.embedding)
-                        turned = frame.rotation % 180 != 0
-                        width, height = (frame.height, frame.width) if turned else (frame.width, frame.height)
-                        on_progress(1)
-                if not rows:
-                    problems.append(Problem(None, f"{path.name} holds no frame that decodes.", "unreadable"))
-    except (av.FFmpegError, OSError) as error:
-        problems.append(Problem(None, f"{path.name} cannot be read to its end: {error}.", "unreadable"))
+        yield from scan.results()
+    finally:
+        scan.shut_down()
+
+
+@dataclass
+class _File:
+    """One file on its way through the scan."""
+
+    number: int
+    header: Header
+    folder: Path
+    decoders: int = 0
+    expected_chunks: int | None = None
+    results: dict[int, ChunkResult] = field(default_factory=dict)
+    first_packets: dict[int, int] = field(default_factory=dict)
+
+
+@dataclass
+class _Failure:
+    error: BaseException
+
+
+@dataclass
+class _Task:
+    file: _File
+    chunk: Chunk
+    #: The packets before the chunk, in case it must be decoded again with them.
+    before: list[Packet]
+
+
+class _Scan:
+    """The threads and queues of one call of `scan_videos`."""
+
+    def __init__(
+        self, paths: list[Path], scratch: Path, settings: ScanSettings, on_progress: Callable[[int], None]
+    ) -> None:
+        self._paths = paths
+        self._scratch = scratch
+        self._settings = settings
+        self._on_progress = on_progress
+        self._threads = settings.threads or usable_cores()
+        self._stop = threading.Event()
+        self._rule = KeepRule(settings.expected_share, self._stop)
+        self._tasks: queue.Queue[_Task | None] = queue.Queue(maxsize=self._threads)
+        self._events: queue.Queue[int | _File | tuple[_File, ChunkResult] | _Failure] = queue.Queue()
+        self._unfetched = threading.Semaphore(_UNFETCHED)
+        self._running: list[threading.Thread] = []
+
+    def results(self) -> Iterator[VideoScan]:
+        """The scans, in the order of the paths."""
+        self._start(self._feed, "scan-feed")
+        for number in range(min(self._threads, 64)):
+            self._start(self._work, f"scan-{number}")
+        waiting: dict[int, _File] = {}
+        for number, path in enumerate(self._paths):
+            while not (number in waiting and _complete(waiting[number])):
+                event = self._events.get()
+                if isinstance(event, _Failure):
+                    raise event.error
+                if isinstance(event, int):
+                    self._on_progress(event)
+                elif isinstance(event, _File):
+                    waiting[event.number] = event
+                else:
+                    file, result = event
+                    file.results[result.number] = result
+                    self._unfetched.release()
+            yield _assemble(waiting.pop(number), path, self._settings)
+
+    def _start(self, target: Callable[[], None], name: str) -> None:
+        def run() -> None:
+            try:
+                target()
+            except Stopped:
+                return
+            except BaseException as error:
+                self._stop.set()
+                self._events.put(_Failure(error))
+
+        thread = threading.Thread(target=run, name=name, daemon=True)
+        self._running.append(thread)
+        thread.start()
+
+    def shut_down(self) -> None:
+        """Stop what still runs and wait for it."""
+        self._stop.set()
+        for thread in self._running:
+            thread.join()
+
+    # --- the feeder -----------------------------------------------------------------------------------------
+
+    def _feed(self) -> None:
+        sequence = 0
+        for number, path in enumerate(self._paths):
+            folder = Path(tempfile.mkdtemp(prefix="scan-", dir=self._scratch))
+            file = _File(number, Header(path), folder)
+            count = 0
+            try:
+                with open_container(path) as container:
+                    stream = _describe(container, file.header)
+                    if stream is not None:
+                        last = number == len(self._paths) - 1
+                        before: list[Packet] = []
+                        for chunk in chunks(
+                            container,
+                            stream,
+                            file.header,
+                            first_sequence=sequence,
+                            stop=self._stop,
+                            spare_threads=self._threads if last else 1,
+                        ):
+                            count += 1
+                            self._acquire()
+                            self._put(_Task(file, chunk, before))
+                            before = chunk.packets
+            except (av.FFmpegError, OSError, ValueError) as error:
+                file.header.problems.append(
+                    Problem(None, f"{path.name} does not open as a video: {reason_of(error)}.", "unreadable")
+                )
+            sequence += count
+            file.expected_chunks = count
+            self._events.put(file)
+        for _ in range(self._threads):
+            self._put(None)
+
+    def _acquire(self) -> None:
+        while not self._unfetched.acquire(timeout=0.1):
+            if self._stop.is_set():
+                raise Stopped
+
+    def _put(self, task: _Task | None) -> None:
+        while not self._stop.is_set():
+            try:
+                self._tasks.put(task, timeout=0.1)
+            except queue.Full:
+                continue
+            return
+        raise Stopped
+
+    # --- the workers ----------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        meter: Meter | None = None
+        decoders: dict[int, Decoder] = {}
+        current: _File | None = None
+        try:
+            while True:
+                task = self._take()
+                if task is None:
+                    return
+                if meter is None:
+                    meter = Meter()
+                if task.file is not current:
+                    _close(decoders)
+                    current = task.file
+                self._events.put((task.file, self._decode(task, meter, decoders)))
+        finally:
+            _close(decoders)
+
+    def _take(self) -> _Task | None:
+        while not self._stop.is_set():
+            try:
+                return self._tasks.get(timeout=0.1)
+            except queue.Empty:
+                continue
+        raise Stopped
+
+    def _decode(self, task: _Task, meter: Meter, decoders: dict[int, Decoder]) -> ChunkResult:
+        chunk, header = task.chunk, task.file.header
+        pending = 0
+
+        def check(frames: int) -> None:
+            nonlocal pending
+            if self._stop.is_set():
+                raise Stopped
+            pending += frames
+            if pending >= _PROGRESS_STEP:
+                self._events.put(pending)
+                pending = 0
+
+        worker = ChunkDecoder(meter, self._settings, task.file.folder, float(header.time_base))
+        if chunk.threads not in decoders:
+            decoders[chunk.threads] = Decoder(header.path, header.prime, chunk.threads)
+        rule = self._rule.begin(chunk.sequence)
+        first_delta = rule.copy()
+        result = worker.run(chunk, decoders[chunk.threads], rule, check)
+        if result.damaged and chunk.stream is None:
+            # Damage is believed when a fresh decoder with one thread, warmed up with the packets before, sees
+            # it too: what several threads make of a damaged picture depends on their timing.
+            fresh = Decoder(header.path, header.prime)
+            try:
+                rule = first_delta
+                result = worker.run(chunk, fresh, rule, lambda frames: check(0), task.before)
+            finally:
+                fresh.close()
+        self._rule.finish(chunk.sequence, rule)
+        if pending:
+            self._events.put(pending)
+        return result
+
+
+def _close(decoders: dict[int, Decoder]) -> None:
+    for decoder in decoders.values():
+        decoder.close()
+    decoders.clear()
+
+
+def _describe(container: av.container.InputContainer, header: Header) -> av.VideoStream | None:
+    stream = video_stream(container)
+    if stream is None:
+        kinds = sorted({str(item.type) for item in container.streams}) or ["nothing"]
+        header.problems.append(
+            Problem(None, f"{header.path.name} has no video in it, only {', '.join(kinds)}.", "unreadable")
+        )
+        return None
+    header.codec = stream.codec_context.name
+    header.time_base = stream.time_base or header.time_base
+    header.fps = float(stream.average_rate or 0)
+    header.declared_frames = stream.frames or None
+    if stream.duration is not None:
+        header.declared_seconds = float((stream.duration + (stream.start_time or 0)) * header.time_base)
+    return stream
+
+
+def _complete(file: _File) -> bool:
+    return file.expected_chunks is not None and len(file.results) == file.expected_chunks
+
+
+@dataclass(frozen=True)
+class VideoSource:
+    """How to find the frames of a scanned video again.
+
+    groups: int64 [g, 2], first packet and first frame of each run of packets that decodes on its own.
+    """
+
+    groups: NDArray[np.int64]
+    prime: Packet | None
+
+
+def _assemble(file: _File, path: Path, settings: ScanSettings) -> VideoScan:
+    header = file.header
+    results = [file.results[number] for number in sorted(file.results)]
+    tables, problems, kept = [], [], {}
+    groups: list[tuple[int, int]] = []
+    store = EmbeddingStore(file.folder / "embeddings.float32", BUILT_IN.dimensions)
+    count = 0
+    for result in results:
+        result.frames["index"] += count
+        tables.append(result.frames)
+        store.append(result.embeddings)
+        problems += [
+            Problem(None if item.frame_index is None else item.frame_index + count, item.reason, item.kind)
+            for item in result.problems
+        ]
+        kept.update({index + count: target for index, target in result.kept.items()})
+        groups += [(packet, frame + count) for packet, frame in result.groups]
+        count += len(result.frames)
+    frames = np.concatenate(tables) if tables else np.zeros(0, FRAME_DTYPE)
+    if not count and not any(item.kind == "unreadable" for item in header.problems):
+        header.problems.append(
+            Problem(None, f"{path.name} has a video stream, but not one picture of it decodes.", "unreadable")
+        )
+    if count and settings.check_corruptness:
+        problems += timing_problems(frames, header)
+    sizes = [(result.width, result.height) for result in results if result.width]
+    width, height = sizes[0] if sizes else (0, 0)
+    for index in [index for index in kept if not frames["ok"][index]]:
+        kept.pop(index).unlink(missing_ok=True)
     return VideoScan(
         path=path,
-        frames=np.array(rows, dtype=FRAME_DTYPE),
-        embeddings=np.stack(embeddings) if embeddings else np.zeros((0, BUILT_IN.dimensions), np.float32),
-        problems=problems,
+        frames=frames,
+        embeddings=store.finish(),
+        problems=header.problems + problems,
         embedder=BUILT_IN,
         width=width,
         height=height,
-        fps=fps,
-        declared_frames=declared,
-        codec=codec,
+        fps=header.fps,
+        declared_frames=header.declared_frames,
+        codec=header.codec,
         settings=settings,
-        scratch=folder,
+        scratch=file.folder,
+        candidates=kept,
+        source=VideoSource(np.array(groups, np.int64).reshape(-1, 2), header.prime),
     )

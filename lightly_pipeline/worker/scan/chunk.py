@@ -1,0 +1,260 @@
+"""Decoding one chunk: every frame measured, checked, and kept in scratch if the rule says so."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from lightly_pipeline.worker.scan.encode import PictureEncoder
+from lightly_pipeline.worker.scan.keep import ChunkRule
+from lightly_pipeline.worker.scan.measure import Measured, Meter
+from lightly_pipeline.worker.scan.packets import Chunk, Packet, open_container, reason_of, video_stream
+from lightly_pipeline.worker.scan.types import FRAME_DTYPE, Problem, ScanSettings
+
+_GRAY_SHARE = 0.1
+_SKIP_REPORTS = 20
+
+
+@dataclass
+class ChunkResult:
+    """What one chunk gave; indices in it count from the chunk's first frame."""
+
+    number: int
+    frames: NDArray[np.void]
+    embeddings: NDArray[np.float32]
+    problems: list[Problem]
+    kept: dict[int, Path]
+    #: For each closed group: first packet (number in the file), first frame (in the chunk).
+    groups: list[tuple[int, int]]
+    width: int = 0
+    height: int = 0
+    damaged: bool = False
+
+
+class Decoder:
+    """One decoder with a container of its own, primed with the first packet of the file.
+
+    Priming: some decoders learn from the first packet what later ones need (libavcodec reads x264's version
+    there and decodes 4:4:4 of old versions differently).
+    """
+
+    def __init__(self, path: Path, prime: Packet | None, threads: int = 1) -> None:
+        self._container = open_container(path)
+        stream = video_stream(self._container)
+        if stream is None:
+            raise OSError(f"{path.name} has no video stream any more")
+        self.context = stream.codec_context
+        self.context.thread_count = threads
+        self.context.thread_type = "FRAME" if threads > 1 else "NONE"
+        self.context.options = {"err_detect": "crccheck+bitstream+buffer"}
+        self.context.flags |= av.codec.context.Flags.output_corrupt
+        self._prime = prime
+        self._used = False
+
+    def restart(self) -> None:
+        """Forget everything decoded so far."""
+        if self._used:
+            self.context.flush_buffers()
+        elif self._prime is not None:
+            try:
+                self.context.decode(self._prime)
+                self.context.decode(None)
+            except (av.FFmpegError, EOFError):
+                pass  # the chunk that holds this packet reports it
+            self.context.flush_buffers()
+        self._used = True
+
+    def close(self) -> None:
+        """Free the decoder."""
+        self._container.close()
+
+
+@dataclass
+class Damage:
+    """What the decoder complained about in one chunk, by presentation time."""
+
+    packets: dict[int, str] = field(default_factory=dict)
+    unplaced: list[str] = field(default_factory=list)
+
+    def add(self, pts: int | None, reason: str) -> None:
+        """Remember one complaint."""
+        if pts is None:
+            self.unplaced.append(reason)
+        else:
+            self.packets.setdefault(pts, reason)
+
+
+class ChunkDecoder:
+    """Decodes chunks of one file in one thread."""
+
+    def __init__(self, meter: Meter, settings: ScanSettings, scratch: Path, time_base: float) -> None:
+        self._meter = meter
+        self._settings = settings
+        self._scratch = scratch
+        self._time_base = time_base
+        self._encoder = PictureEncoder(settings.image_format, settings.output_image_size, settings.jpeg_quality)
+
+    def run(
+        self,
+        chunk: Chunk,
+        decoder: Decoder,
+        rule: ChunkRule,
+        check: Callable[[int], None],
+        before: Iterable[Packet] = (),
+    ) -> ChunkResult:
+        """Decode a chunk. `check` is called with 1 for each frame and may raise to stop.
+
+        before: packets to decode first without looking at them.
+        """
+        rows: list[tuple[object, ...]] = []
+        embeddings: list[NDArray[np.float32]] = []
+        complaints: list[str | None] = []
+        grays: list[float] = []
+        kept: dict[int, Path] = {}
+        keys: list[bool] = []
+        damage = Damage()
+        size = (0, 0)
+        decoder.restart()
+        for packet in before:
+            try:
+                decoder.context.decode(packet)
+            except (av.FFmpegError, EOFError):
+                continue  # its own chunk reports it
+        first_pts = min((packet.pts for packet in chunk.packets if packet.pts is not None), default=None)
+
+        def take(frame: av.VideoFrame) -> None:
+            nonlocal size
+            if before and first_pts is not None and frame.pts is not None and frame.pts < first_pts:
+                return
+            rotation = round(frame.rotation / 90) * 90 % 360
+            measured = self._meter.measure(frame, rotation)
+            index = len(rows)
+            pts = -1 if frame.pts is None else frame.pts
+            if not index:
+                size = (frame.height, frame.width) if rotation % 180 else (frame.width, frame.height)
+            rows.append(row_of(index, pts, pts * self._time_base, measured))
+            embedding = measured.embedding.copy()
+            embeddings.append(embedding)
+            complaints.append("libav's decoder found damage in it" if frame.is_corrupt else None)
+            grays.append(measured.gray_row_ratio)
+            keys.append(frame.key_frame)
+            if rule.keeps(embedding):
+                target = self._scratch / f"{chunk.number}-{index}.{self._encoder.extension}"
+                self._encoder.write(frame, target, rotation)
+                kept[index] = target
+            check(1)
+
+        for packet in chunk:
+            if packet.is_corrupt:
+                damage.add(packet.pts, "its packet is incomplete")
+            try:
+                frames = decoder.context.decode(packet)
+            except (av.FFmpegError, EOFError) as error:
+                damage.add(packet.pts, f"its packet does not decode ({reason_of(error)})")
+                continue
+            for frame in frames:
+                take(frame)
+        try:
+            for frame in decoder.context.decode(None):
+                take(frame)
+        except (av.FFmpegError, EOFError) as error:
+            damage.add(None, f"the last pictures do not decode ({reason_of(error)})")
+        table = np.array(rows, dtype=FRAME_DTYPE)
+        groups = _groups(chunk, table)
+        result = ChunkResult(
+            number=chunk.number,
+            frames=table,
+            embeddings=np.stack(embeddings) if rows else np.zeros((0, 0), np.float32),
+            problems=[],
+            kept=kept,
+            groups=groups,
+            width=size[0],
+            height=size[1],
+        )
+        if self._settings.check_corruptness:
+            _judge(result, complaints, damage, grays, [first for _, first in groups])
+        return result
+
+
+def row_of(index: int, pts: int, seconds: float, measured: Measured) -> tuple[object, ...]:
+    """One row of FRAME_DTYPE."""
+    return (
+        index,
+        pts,
+        seconds,
+        measured.pixel_hash,
+        measured.sharpness,
+        measured.brightness,
+        measured.contrast,
+        measured.uniform_row_ratio,
+        True,
+    )
+
+
+def _groups(chunk: Chunk, table: NDArray[np.void]) -> list[tuple[int, int]]:
+    """First packet and first frame of each closed group that holds frames."""
+    times = table["pts"]
+    if len(times) and (times[0] < 0 or np.any(np.diff(times) <= 0)):
+        return [(chunk.first_packet, 0)]
+    groups = [(chunk.first_packet, 0)]
+    for packet, pts in chunk.starts[1:]:
+        if pts is not None:
+            frame = int(np.searchsorted(times, pts))
+            if frame > groups[-1][1]:
+                groups.append((packet, frame))
+    return groups
+
+
+def _judge(
+    result: ChunkResult,
+    complaints: list[str | None],
+    damage: Damage,
+    grays: list[float],
+    group_starts: list[int],
+) -> None:
+    """Mark corrupt frames: those complained about, and those of the same group that come after (they are
+    predicted from them), until the next picture that resets the decoder.
+    """
+    table = result.frames
+    times = table["pts"].tolist()
+    for pts, complaint in damage.packets.items():
+        place = bisect.bisect_left(times, pts)
+        if place < len(times) and times[place] == pts:
+            complaints[place] = complaints[place] or complaint
+        else:
+            result.problems.append(
+                Problem(None, f"The picture at time {pts} of the stream is missing: {complaint}.", "packet")
+            )
+            result.damaged = True
+            if place < len(times) and place not in group_starts:
+                complaints[place] = complaints[place] or "a picture it may be predicted from is missing"
+    for complaint in damage.unplaced:
+        result.problems.append(Problem(None, f"A packet without a time is damaged: {complaint}.", "packet"))
+        result.damaged = True
+    starts = set(group_starts)
+    tainted = False
+    for index in range(len(table)):
+        if index in starts:
+            tainted = False
+        reason: str | None = complaints[index]
+        kind = "frame"
+        if reason is None and grays[index] >= _GRAY_SHARE:
+            reason, kind = (
+                f"{grays[index]:.0%} of its rows, up to the lower edge, are the plain gray that decoders put "
+                "where they have no picture",
+                "uniform_rows",
+            )
+        if reason is not None:
+            tainted = True
+        elif tainted:
+            reason, kind = "it is predicted from a damaged picture", "reference"
+        if reason is not None:
+            table["ok"][index] = False
+            result.damaged = True
+            result.problems.append(Problem(index, reason[0].upper() + reason[1:] + ".", kind))

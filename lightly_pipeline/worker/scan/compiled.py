@@ -1,0 +1,183 @@
+"""Loading the compiled kernels without importing their compiler.
+
+Importing numba takes longer than decoding a short clip. So the kernels (in `kernels.py`) are compiled once
+per machine and version to machine code, kept in the user's cache folder, and afterwards loaded by llvmlite
+alone, which takes some milliseconds. Calls go through ctypes, which releases the GIL.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import importlib
+import json
+import os
+import stat
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import llvmlite.binding as llvm
+
+_SOURCE = Path(__file__).with_name("kernels.py")
+_MODULE = "lightly_pipeline.worker.scan.kernels"
+_lock = threading.Lock()
+_C = ctypes.CDLL(None)
+_C_LIBRARY = ("memset", "memcpy", "memmove")
+#: Symbol of each kernel, names it refers to, object code.
+Machine = tuple[dict[str, str], list[str], list[bytes]]
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """The compiled functions of `kernels.py`; each takes the address of its int64 parameters."""
+
+    functions: Mapping[str, Callable[[int], int]]
+    #: Keeps the machine code alive.
+    engine: Any
+
+
+def cache_folders() -> list[Path]:
+    """Where machine code may be kept, best first: the user's cache, then a private folder in temp."""
+    folders = []
+    base = os.environ.get("XDG_CACHE_HOME") or (
+        os.path.join(os.environ["HOME"], ".cache") if os.environ.get("HOME") else ""
+    )
+    if base:
+        folders.append(Path(base) / "lightly-pipeline")
+    user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
+    folders.append(Path(tempfile.gettempdir()) / f"lightly-pipeline-{user}")
+    return folders
+
+
+def _key() -> str:
+    parts = [
+        _SOURCE.read_bytes().hex(),
+        Path(__file__).read_bytes().hex(),
+        metadata.version("numba"),
+        metadata.version("llvmlite"),
+        llvm.get_host_cpu_name(),
+        llvm.get_host_cpu_features().flatten(),
+        llvm.get_process_triple(),
+    ]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+
+
+def _is_private(folder: Path) -> bool:
+    """Machine code is only loaded from a folder that nobody else can write to."""
+    if not hasattr(os, "getuid"):
+        return True
+    status = folder.stat()
+    return status.st_uid == os.getuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def _read(file: Path) -> Machine | None:
+    try:
+        if not _is_private(file.parent):
+            return None
+        content = file.read_bytes()
+    except OSError:
+        return None
+    digest, _, rest = content.partition(b"\n")
+    if hashlib.sha256(rest).hexdigest().encode() != digest:
+        return None  # torn or foreign: compile again
+    head, _, objects = rest.partition(b"\n")
+    header = json.loads(head)
+    result, offset = [], 0
+    for size in header["sizes"]:
+        result.append(objects[offset : offset + size])
+        offset += size
+    return header["symbols"], header["externals"], result
+
+
+def _write(file: Path, symbols: dict[str, str], externals: list[str], objects: list[bytes]) -> bool:
+    head = json.dumps({"symbols": symbols, "externals": externals, "sizes": [len(code) for code in objects]}).encode()
+    rest = head + b"\n" + b"".join(objects)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not _is_private(file.parent):
+            return False
+        handle, part = tempfile.mkstemp(dir=file.parent)
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(hashlib.sha256(rest).hexdigest().encode() + b"\n" + rest)
+            os.replace(part, file)
+        except OSError:
+            os.unlink(part)
+            raise
+    except OSError:
+        return False  # a cache that cannot be written costs time, nothing else
+    return True
+
+
+def _compile() -> Machine:
+    module = importlib.import_module(_MODULE)
+    machine = _target_machine()
+    symbols, objects, externals = {}, [], set()
+    for name, function in module.KERNELS.items():
+        ir = llvm.parse_assembly(function.inspect_llvm())
+        symbols[name] = function.native_name
+        objects.append(machine.emit_object(ir))
+        externals |= {item.name for item in (*ir.functions, *ir.global_variables) if item.is_declaration}
+    return symbols, sorted(name for name in externals if not name.startswith("llvm.")), objects
+
+
+def _resolve(externals: list[str]) -> None:
+    """Tell MCJIT every name the machine code refers to; when one is missing it leaves all of them null.
+
+    Compiled loops call memset and its kin. The rest belongs to numba's error branch, which cannot be reached
+    (the kernels raise nothing): it ends in `abort`, loudly, rather than in a jump to nowhere.
+    """
+    for name in (*_C_LIBRARY, *externals):
+        for library in (ctypes.pythonapi, _C):
+            function = getattr(library, name, None)
+            if function is not None:
+                break
+        address = ctypes.cast(function or _C.abort, ctypes.c_void_p).value
+        llvm.add_symbol(name, address)
+
+
+def _target_machine() -> Any:
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    target = llvm.Target.from_triple(llvm.get_process_triple())
+    return target.create_target_machine(
+        cpu=llvm.get_host_cpu_name(),
+        features=llvm.get_host_cpu_features().flatten(),
+        opt=3,
+        jit=True,
+        codemodel="jitdefault",
+    )
+
+
+@cache
+def _load() -> Kernels:
+    name = f"kernels-{_key()}.bin"
+    found = None
+    for folder in cache_folders():
+        found = _read(folder / name)
+        if found:
+            break
+    if not found:
+        found = _compile()
+        any(_write(folder / name, *found) for folder in cache_folders())
+    symbols, externals, objects = found
+    _resolve(externals)
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _target_machine())
+    for code in objects:
+        engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    prototype = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)
+    functions = {name: prototype(engine.get_function_address(symbol)) for name, symbol in symbols.items()}
+    return Kernels(functions=functions, engine=engine)
+
+
+def kernels() -> Kernels:
+    """The compiled kernels, from the cache or compiled now (some seconds, once per machine and version)."""
+    with _lock:
+        return _load()

@@ -1,0 +1,248 @@
+"""From a container to chunks of packets that can be decoded on their own.
+
+A chunk begins at a picture that resets the decoder: an IDR of h264 or hevc (not just any key frame: an open
+group refers back), a key frame of the codecs whose key frames reset everything. What is inside a chunk is
+decoded elsewhere (`chunk`); nothing here looks at pixels.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import av
+
+from lightly_pipeline.worker.scan.types import Problem
+
+#: Chunks are joined until they have this many packets: a new decoder costs about two pictures.
+_MIN_PACKETS = 48
+#: A group with more is not collected but streamed to one decoder with several threads: this bounds memory.
+_MAX_PACKETS = 640
+_MAX_BYTES = 12 << 20
+#: Errors in a row after which a container is given up.
+_MAX_ERRORS = 16
+
+_RESETS_AT_KEY = frozenset({"vp8", "vp9", "av1", "libdav1d", "libvpx", "libvpx-vp9", "msmpeg4v3", "msmpeg4v2"})
+_INTRA_ONLY = frozenset({"mjpeg", "png", "prores", "dnxhd", "ffv1", "huffyuv", "ffvhuff", "utvideo", "rawvideo"})
+
+
+#: Packets of any stream; PyAV types them by their stream.
+Packet: TypeAlias = "av.Packet[Any]"
+
+
+class Stopped(Exception):
+    """The scan was given up (an error elsewhere, Ctrl-C): threads end."""
+
+
+@dataclass
+class Chunk:
+    """Packets from one reset of the decoder to before another.
+
+    number: place in the file; sequence: place in the whole job. starts: for each closed group in it, the
+    packet's number in the file and its presentation time. stream: packets still to come, None at their end
+    (only for a group too long to be collected).
+    """
+
+    number: int
+    sequence: int
+    first_packet: int
+    packets: list[Packet] = field(default_factory=list)
+    starts: list[tuple[int, int | None]] = field(default_factory=list)
+    stream: queue.Queue[Packet | None] | None = None
+    #: Decoder threads; more than one for the last chunks of a file, when cores would be idle.
+    threads: int = 1
+
+    def __iter__(self) -> Iterator[Packet]:
+        yield from self.packets
+        if self.stream is not None:
+            while (packet := self.stream.get()) is not None:
+                yield packet
+
+
+@dataclass
+class Header:
+    """What the container says before anything is decoded."""
+
+    path: Path
+    codec: str = ""
+    time_base: Fraction = Fraction(1, 1)
+    fps: float = 0.0
+    declared_frames: int | None = None
+    declared_seconds: float | None = None
+    prime: Packet | None = None
+    problems: list[Problem] = field(default_factory=list)
+    packets: int = 0
+    discarded: int = 0
+    last_end: float = 0.0
+
+
+def reason_of(error: BaseException) -> str:
+    """libav's words for an error."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def open_container(path: Path) -> av.container.InputContainer:
+    """Open a local file; names with a colon are files, and a playlist may not reach for anything else."""
+    return av.open(
+        f"file:{path}",
+        options={"protocol_whitelist": "file"},
+        metadata_errors="replace",
+        timeout=60.0,
+    )
+
+
+def video_stream(container: av.container.InputContainer) -> av.VideoStream | None:
+    """The stream to decode: the first that is not a cover picture."""
+    for stream in container.streams.video:
+        if not stream.disposition & av.stream.Disposition.attached_pic:
+            return stream
+    return None
+
+
+def resets_decoder(packet: Packet, codec: str, extradata: bytes | None) -> bool:
+    """Whether nothing after this packet can refer to anything before it."""
+    if codec in _INTRA_ONLY:
+        return True
+    if not packet.is_keyframe:
+        return False
+    if codec in _RESETS_AT_KEY:
+        return True
+    if codec in ("h264", "hevc"):
+        kind = _first_picture_kind(memoryview(packet), codec, extradata)
+        return kind == 5 if codec == "h264" else kind in (19, 20)
+    return False
+
+
+def _first_picture_kind(data: memoryview, codec: str, extradata: bytes | None) -> int | None:
+    """nal_unit_type of the first slice in an access unit (ITU-T H.264 7.3.1, H.265 7.3.1.2)."""
+    is_slice = range(1, 6) if codec == "h264" else range(32)
+    prefix = 0
+    if extradata and extradata[0] == 1:
+        at = 4 if codec == "h264" else 21
+        if len(extradata) > at:
+            prefix = (extradata[at] & 3) + 1
+    position = 0
+    for _ in range(64):
+        if prefix:
+            start = position + prefix
+            if start >= len(data):
+                return None
+            position = start + int.from_bytes(data[position:start], "big")
+        else:
+            found = bytes(data[position : position + 4096]).find(b"\0\0\1")
+            if found < 0:
+                return None
+            start = position = position + found + 3
+            if start >= len(data):
+                return None
+        kind = data[start] & 31 if codec == "h264" else (data[start] >> 1) & 63
+        if kind in is_slice:
+            return kind
+    return None
+
+
+def read_packets(container: av.container.InputContainer, stream: av.VideoStream, header: Header) -> Iterator[Packet]:
+    """Every packet of the stream; what is wrong with the container goes to `header.problems`."""
+    errors = 0
+    base = stream.time_base or Fraction(1, 1)
+    while True:
+        try:
+            for packet in container.demux(stream):
+                if packet.size == 0:
+                    continue
+                errors = 0
+                header.packets += 1
+                header.discarded += packet.is_discard
+                if packet.pts is not None:
+                    header.last_end = max(header.last_end, float((packet.pts + (packet.duration or 0)) * base))
+                yield packet
+            return
+        except (av.FFmpegError, OSError) as error:
+            errors += 1
+            if errors == 1:
+                header.problems.append(
+                    Problem(
+                        None,
+                        f"{header.path.name} breaks off or is damaged after {header.packets} packets: "
+                        f"{reason_of(error)}; what could be read is used.",
+                        "truncated",
+                    )
+                )
+            if errors >= _MAX_ERRORS:
+                return
+
+
+def chunks(
+    container: av.container.InputContainer,
+    stream: av.VideoStream,
+    header: Header,
+    *,
+    first_sequence: int,
+    stop: threading.Event,
+    spare_threads: int = 1,
+) -> Iterator[Chunk]:
+    """Cut one file into chunks, in order.
+
+    The number of threads of a chunk is chosen here: the last chunk of a file takes `spare_threads`, since
+    nothing else is left to keep the other cores busy.
+    """
+    extradata = stream.codec_context.extradata
+    codec = stream.codec_context.name
+    current = Chunk(0, first_sequence, 0)
+    octets = 0
+    held: Chunk | None = None
+
+    def following(packet: int) -> Chunk:
+        return Chunk(current.number + 1, current.sequence + 1, packet)
+
+    for number, packet in enumerate(read_packets(container, stream, header)):
+        if stop.is_set():
+            raise Stopped
+        if header.prime is None:
+            header.prime = packet
+        resets = resets_decoder(packet, codec, extradata)
+        if resets and current.packets and (len(current.packets) >= _MIN_PACKETS or current.stream is not None):
+            if current.stream is not None:
+                _put(current.stream, None, stop)
+            else:
+                if held is not None:
+                    yield held
+                held = current
+            current = following(number)
+            octets = 0
+        if resets or not current.packets:
+            current.starts.append((number, packet.pts))
+        if current.stream is not None:
+            _put(current.stream, packet, stop)
+            continue
+        current.packets.append(packet)
+        octets += packet.size
+        if len(current.packets) >= _MAX_PACKETS or octets >= _MAX_BYTES:
+            if held is not None:
+                yield held
+                held = None
+            current.stream = queue.Queue(maxsize=64)
+            current.threads = spare_threads
+            yield current
+    if current.stream is not None:
+        _put(current.stream, None, stop)
+    if held is not None:
+        yield held
+    if current.stream is None and current.packets:
+        current.threads = spare_threads
+        yield current
+
+
+def _put(target: queue.Queue[Packet | None], item: Packet | None, stop: threading.Event) -> None:
+    while not stop.is_set():
+        try:
+            target.put(item, timeout=0.1)
+        except queue.Full:
+            continue
+        return
+    raise Stopped
