@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 from lightly_pipeline.worker.scan.encode import PictureEncoder
 from lightly_pipeline.worker.scan.keep import ChunkRule
 from lightly_pipeline.worker.scan.measure import Measured, Meter
-from lightly_pipeline.worker.scan.packets import Chunk, Packet, open_container, reason_of, video_stream
+from lightly_pipeline.worker.scan.packets import (
+    Chunk,
+    Packet,
+    is_referred_to,
+    open_container,
+    reason_of,
+    video_stream,
+)
 from lightly_pipeline.worker.scan.types import FRAME_DTYPE, Problem, ScanSettings
 
 _GRAY_SHARE = 0.1
@@ -52,7 +59,7 @@ class Decoder:
         self.context = stream.codec_context
         self.context.thread_count = threads
         self.context.thread_type = "FRAME" if threads > 1 else "NONE"
-        self.context.options = {"err_detect": "crccheck+bitstream+buffer"}
+        self.context.options = {"err_detect": "crccheck+bitstream+buffer+careful+compliant+aggressive"}
         self.context.flags |= av.codec.context.Flags.output_corrupt
         self._prime = prime
         self._used = False
@@ -77,10 +84,15 @@ class Decoder:
 
 @dataclass
 class Damage:
-    """What the decoder complained about in one chunk, by presentation time."""
+    """What the decoder complained about in one chunk, by presentation time.
+
+    order: place of each packet in the order of decoding. disposable: times of pictures that no other needs.
+    """
 
     packets: dict[int, str] = field(default_factory=dict)
     unplaced: list[str] = field(default_factory=list)
+    order: dict[int, int] = field(default_factory=dict)
+    disposable: set[int] = field(default_factory=set)
 
     def add(self, pts: int | None, reason: str) -> None:
         """Remember one complaint."""
@@ -150,7 +162,12 @@ class ChunkDecoder:
                 kept[index] = target
             check(1)
 
+        codec, extradata = decoder.context.name, decoder.context.extradata
         for packet in chunk:
+            if packet.pts is not None:
+                damage.order[packet.pts] = len(damage.order)
+                if not is_referred_to(packet, codec, extradata):
+                    damage.disposable.add(packet.pts)
             if packet.is_corrupt:
                 damage.add(packet.pts, "its packet is incomplete")
             try:
@@ -218,43 +235,49 @@ def _judge(
     grays: list[float],
     group_starts: list[int],
 ) -> None:
-    """Mark corrupt frames: those complained about, and those of the same group that come after (they are
-    predicted from them), until the next picture that resets the decoder.
+    """Mark corrupt frames: those complained about, and those that may be predicted from them.
+
+    These are the frames that are decoded later, up to the next picture that resets the decoder; nothing is
+    predicted from a picture whose packet says so.
     """
     table = result.frames
     times = table["pts"].tolist()
+    group_of = np.searchsorted(group_starts, np.arange(len(table)), side="right") - 1
+    first_damage: dict[int, int] = {}
+
+    def taint(group: int, pts: int) -> None:
+        if pts not in damage.disposable:
+            first_damage[group] = min(first_damage.get(group, 1 << 60), damage.order.get(pts, -1))
+
     for pts, complaint in damage.packets.items():
         place = bisect.bisect_left(times, pts)
         if place < len(times) and times[place] == pts:
             complaints[place] = complaints[place] or complaint
-        else:
-            result.problems.append(
-                Problem(None, f"The picture at time {pts} of the stream is missing: {complaint}.", "packet")
-            )
-            result.damaged = True
-            if place < len(times) and place not in group_starts:
-                complaints[place] = complaints[place] or "a picture it may be predicted from is missing"
+            continue
+        result.damaged = True
+        result.problems.append(
+            Problem(None, f"The picture at time {pts} of the stream is missing: {complaint}.", "packet")
+        )
+        if len(times):
+            taint(int(group_of[max(place - 1, 0)]), pts)
     for complaint in damage.unplaced:
         result.problems.append(Problem(None, f"A packet without a time is damaged: {complaint}.", "packet"))
         result.damaged = True
-    starts = set(group_starts)
-    tainted = False
-    for index in range(len(table)):
-        if index in starts:
-            tainted = False
-        reason: str | None = complaints[index]
-        kind = "frame"
-        if reason is None and grays[index] >= _GRAY_SHARE:
-            reason, kind = (
-                f"{grays[index]:.0%} of its rows, up to the lower edge, are the plain gray that decoders put "
-                "where they have no picture",
-                "uniform_rows",
+    kinds = ["frame"] * len(table)
+    for index, share in enumerate(grays):
+        if complaints[index] is None and share >= _GRAY_SHARE:
+            kinds[index] = "uniform_rows"
+            complaints[index] = (
+                f"{share:.0%} of its rows, up to the lower edge, are the plain gray that decoders put "
+                "where they have no picture"
             )
-        if reason is not None:
-            tainted = True
-        elif tainted:
-            reason, kind = "it is predicted from a damaged picture", "reference"
+        if complaints[index] is not None:
+            taint(int(group_of[index]), times[index])
+    for index in range(len(table)):
+        reason = complaints[index]
+        if reason is None and first_damage.get(int(group_of[index]), 1 << 60) < damage.order.get(times[index], index):
+            reason, kinds[index] = "it is predicted from a damaged picture", "reference"
         if reason is not None:
             table["ok"][index] = False
             result.damaged = True
-            result.problems.append(Problem(index, reason[0].upper() + reason[1:] + ".", kind))
+            result.problems.append(Problem(index, reason[0].upper() + reason[1:] + ".", kinds[index]))

@@ -113,14 +113,30 @@ def resets_decoder(packet: Packet, codec: str, extradata: bytes | None) -> bool:
     if codec in _RESETS_AT_KEY:
         return True
     if codec in ("h264", "hevc"):
-        kind = _first_picture_kind(memoryview(packet), codec, extradata)
-        return kind == 5 if codec == "h264" else kind in (19, 20)
+        header = _first_slice_header(memoryview(packet), codec, extradata)
+        if header is None:
+            return False
+        return header & 31 == 5 if codec == "h264" else (header >> 1) & 63 in (19, 20)
     return False
 
 
-def _first_picture_kind(data: memoryview, codec: str, extradata: bytes | None) -> int | None:
-    """nal_unit_type of the first slice in an access unit (ITU-T H.264 7.3.1, H.265 7.3.1.2)."""
-    is_slice = range(1, 6) if codec == "h264" else range(32)
+def is_referred_to(packet: Packet, codec: str, extradata: bytes | None) -> bool:
+    """Whether other pictures may be predicted from this one, as far as the packet says."""
+    if codec in _INTRA_ONLY or packet.is_disposable:
+        return False
+    if codec not in ("h264", "hevc"):
+        return True
+    header = _first_slice_header(memoryview(packet), codec, extradata)
+    if header is None:
+        return True
+    if codec == "h264":
+        return header & 0x60 != 0  # nal_ref_idc
+    kind = (header >> 1) & 63
+    return kind > 14 or kind % 2 == 1  # H.265 table 7-1: even types below 16 are sub-layer non-reference
+
+
+def _first_slice_header(data: memoryview, codec: str, extradata: bytes | None) -> int | None:
+    """First byte of the first slice in an access unit (ITU-T H.264 7.3.1, H.265 7.3.1.2)."""
     prefix = 0
     if extradata and extradata[0] == 1:
         at = 4 if codec == "h264" else 21
@@ -140,9 +156,9 @@ def _first_picture_kind(data: memoryview, codec: str, extradata: bytes | None) -
             start = position = position + found + 3
             if start >= len(data):
                 return None
-        kind = data[start] & 31 if codec == "h264" else (data[start] >> 1) & 63
-        if kind in is_slice:
-            return kind
+        header = data[start]
+        if (1 <= header & 31 <= 5) if codec == "h264" else ((header >> 1) & 63 < 32):
+            return int(header)
     return None
 
 
