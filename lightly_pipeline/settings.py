@@ -44,11 +44,13 @@ class Setting:
             )
         return text
 
-    def number(self, environment: Mapping[str, str] | None = None) -> int:
-        """The value as a whole number above 0; InvalidSetting if it is none."""
+    def number(self, environment: Mapping[str, str] | None = None, *, least: int = 1) -> int:
+        """The value as a whole number of at least `least`; InvalidSetting if it is none."""
         text = self.value(environment)
-        if not text.isdecimal() or int(text) == 0:
-            raise InvalidSetting(f"{self.name} is {text!r} ({self.meaning}): set it to a whole number above 0.")
+        if not text.isdecimal() or int(text) < least:
+            raise InvalidSetting(
+                f"{self.name} is {text!r} ({self.meaning}): set it to a whole number of at least {least}."
+            )
         return int(text)
 
 
@@ -78,12 +80,8 @@ INSTANCES = Setting(
     "EC2 instances that select frames: ids in order of preference, or one `tag:Name=value`",
 )
 RUN_SCRIPT = Setting("LIGHTLY_RUN_SCRIPT", "path of run.sh on the instance", "/home/ubuntu/run.sh")
-DATAPOOL = Setting("LIGHTLY_DATAPOOL", "name of the datapool that selections build on", "lightly-datapool")
 SETTLE_SECONDS = Setting(
     "LIGHTLY_SETTLE_SECONDS",
     "seconds that the files of an S3 folder must be unchanged before the sensor acts on it",
     "10",
-)
-EVENTS_QUEUE_URL = Setting(
-    "LIGHTLY_EVENTS_QUEUE_URL", "SQS queue of the bucket's events; without it the sensor lists the bucket", ""
 )

@@ -109,7 +109,7 @@ def _not_selected(instance: dg.DagsterInstance, folders: Sequence[VideoFolder]) 
 
 
 def _usable(folders: Sequence[VideoFolder], now: datetime) -> tuple[list[VideoFolder], list[str]]:
-    settled = now - timedelta(seconds=float(SETTLE_SECONDS.value()))
+    settled = now - timedelta(seconds=SETTLE_SECONDS.number(least=0))
     usable, ignored = [], []
     for folder in folders:
         if not is_video_key(folder.name):
