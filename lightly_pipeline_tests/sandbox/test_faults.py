@@ -1,8 +1,10 @@
 """Faults that can be asked for in the sandbox's process and over HTTP, and the log of calls."""
 
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from email.utils import parsedate_to_datetime
 
 import boto3
 import pytest
@@ -183,3 +185,51 @@ def test_calls_are_counted_by_who_made_them(sandbox: Sandbox, aws: Aws) -> None:
     assert seen["counts"] == {caller: sandbox.calls.counts(caller) for caller in ("user", "instance")}
     put = next(call for call in seen["recent"] if call["operation"] == "s3:PutObject")
     assert (put["resource"], put["status"]) == (f"{aws.bucket}/a key/ü", 200)
+
+
+def test_only_calls_that_mention_an_instance_are_meant(sandbox: Sandbox, aws: Aws, faults: FaultOrders) -> None:
+    faults.inject("StartInstances", "InsufficientInstanceCapacity", times=None, mentions="i-0123456789abcdef0")
+    ec2 = once(sandbox, "ec2")
+    assert refused(ec2.start_instances, InstanceIds=["i-0123456789abcdef0"])[0] == "InsufficientInstanceCapacity"
+    ec2.start_instances(InstanceIds=[aws.instance])
+    faults.inject("PutObject", "SlowDown", times=None, mentions=f"{aws.bucket}/datapool/")
+    s3 = once(sandbox, "s3")
+    assert refused(s3.put_object, Bucket=aws.bucket, Key="datapool/x", Body=b"x" * 9_000_000)[0] == "SlowDown"
+    s3.put_object(Bucket=aws.bucket, Key="output/x", Body=b"x")
+
+
+def test_a_call_can_be_held_and_seen_under_way(sandbox: Sandbox, aws: Aws, faults: FaultOrders) -> None:
+    faults.delay("StartInstances", 0.8)
+    starting = threading.Thread(target=aws.ec2.start_instances, kwargs={"InstanceIds": [aws.instance]})
+    starting.start()
+    until(lambda: sandbox.calls.under_way().get("ec2:StartInstances"))
+    assert calls_of(sandbox.endpoint_url)["under_way"]["ec2:StartInstances"] == 1
+    assert aws.state() == "stopped"
+    starting.join()
+    assert aws.state() == "pending"
+    assert "ec2:StartInstances" not in sandbox.calls.under_way()
+
+
+def test_a_booting_instance_may_show_the_ping_of_before(aws: Aws, faults: FaultOrders) -> None:
+    aws.start()
+    aws.stop()
+    faults.remember_agent()
+    assert aws.ping() is None
+    started = aws.s3.list_buckets()["ResponseMetadata"]["HTTPHeaders"]["date"]
+    faults.delay_boot(0.5)
+    aws.ec2.start_instances(InstanceIds=[aws.instance])
+    found = aws.ssm.describe_instance_information()["InstanceInformationList"][0]
+    assert found["PingStatus"] == "Online"
+    assert found["LastPingDateTime"].timestamp() <= parsedate_to_datetime(started).timestamp() + 1
+    command = aws.send("true")
+    assert aws.invocation(command)["Status"] == "Pending"
+    assert aws.result(command)["Status"] == "Success"
+
+
+@pytest.mark.parametrize("header", [("Origin", "https://evil.example"), ("Host", "evil.example")])
+def test_the_door_is_closed_to_web_pages(sandbox: Sandbox, header: tuple[str, str]) -> None:
+    """The server runs commands: a page in the browser of who works with it must not be able to send some."""
+    request = urllib.request.Request(f"{sandbox.endpoint_url}/", headers=dict([header]))
+    with pytest.raises(urllib.error.HTTPError) as error:
+        urllib.request.urlopen(request)
+    assert error.value.code == 403

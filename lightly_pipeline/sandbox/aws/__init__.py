@@ -1,7 +1,8 @@
 """The embedded AWS: moto's server with EC2 instances that take time and SSM commands that really run.
 
-`cloud.py` composes it. `power.py`, `machine.py` and `agent.py` are one instance: its states, its disk and processes,
-its SSM agent. `commands.py` is Run Command's records. `ec2.py` and `ssm.py` graft these onto moto's two classes;
-`server.py` serves it all over HTTP, `faults.py` and `calls.py` stand in front of it, `bucket_store.py` keeps what S3
-stores over a restart.
+`cloud.py` composes it. One instance is `power.py` (its states), `machine.py` (disk and processes), `agent.py` (its SSM
+agent), `output.py` (where output goes) and `jobs.py` with `reaper.py` (no process outlives the sandbox); `commands.py`
+is Run Command's records. `ec2.py` and `ssm.py` graft these onto moto's two classes, `grafts.py` takes them off again.
+`server.py` serves it over HTTP; `front.py` stands before moto, with `protocol.py`, `faults.py`, `calls.py` and
+`control.py`. `bucket_store.py`, `objects.py` and `writes.py` keep what S3 stores in files, over a restart too.
 """

@@ -41,7 +41,7 @@ _MESSAGES = {
     "VcpuLimitExceeded": "You have requested more vCPU capacity than your current vCPU limit of 0 allows for the "
     "instance bucket that the specified instance type belongs to.",
 }
-_SWITCHES = ("agent_silent", "boot", "stop", "lose_commands", "stop_under_command")
+_SWITCHES = ("agent_remembered", "agent_silent", "boot", "stop", "lose_commands", "stop_under_command")
 
 
 @dataclass
@@ -56,10 +56,14 @@ class Answer:
 
 @dataclass
 class _Injection:
+    """What is to become of some calls of `action`: an error as the answer, or a wait of `seconds`."""
+
     action: str
-    answer: Answer
     times: int | None
     after: int
+    mentions: str
+    answer: Answer | None = None
+    seconds: float = 0.0
 
 
 class FaultOrders(ABC):
@@ -78,18 +82,33 @@ class FaultOrders(ABC):
         after: int = 0,
         message: str | None = None,
         status: int | None = None,
+        mentions: str = "",
     ) -> None:
         """Answer the next `times` calls of `action` with AWS's error `code`, the first `after` of them excepted.
 
         `action` is an operation as boto3's client names it in AWS's spelling, "StartInstances" or
         "ec2:StartInstances"; `times=None` means until cleared. `status` is the HTTP status (AWS's own by default:
-        botocore retries some errors by it). Note that botocore's own retries count as calls.
+        botocore retries some errors by it). Only calls that mention `mentions` are meant: an instance id, or the
+        beginning or any part of `bucket/key`. Note that botocore's own retries count as calls.
         """
-        self._order("inject", action=action, code=code, times=times, after=after, message=message, status=status)
+        self._order(
+            "inject",
+            action=action,
+            code=code,
+            times=times,
+            after=after,
+            message=message,
+            status=status,
+            mentions=mentions,
+        )
 
-    def lose_answer(self, action: str, *, times: int | None = 1, after: int = 0) -> None:
+    def delay(self, action: str, seconds: float, *, times: int | None = 1, after: int = 0, mentions: str = "") -> None:
+        """Let the next calls of `action` wait for `seconds` before they are carried out: time to kill who calls."""
+        self._order("delay", action=action, seconds=seconds, times=times, after=after, mentions=mentions)
+
+    def lose_answer(self, action: str, *, times: int | None = 1, after: int = 0, mentions: str = "") -> None:
         """Carry `action` out and answer with InternalError (HTTP 500), as when a connection breaks at the end."""
-        self._order("lose_answer", action=action, times=times, after=after)
+        self._order("lose_answer", action=action, times=times, after=after, mentions=mentions)
 
     def lose_commands(self, times: int = 1) -> None:
         """The next `times` commands are accepted and never delivered: Pending until DeliveryTimedOut."""
@@ -101,6 +120,13 @@ class FaultOrders(ABC):
         What runs goes on running. An agent that is silenced before it came online does not come online.
         """
         self._order("switch", name="agent_silent", value=True, instance_id=instance_id)
+
+    def remember_agent(self) -> None:
+        """An instance that boots shows as Online with the last ping of before, as AWS may do; commands are taken then.
+
+        They stay Pending until the agent of this boot is there.
+        """
+        self._order("switch", name="agent_remembered", value=True, instance_id=None)
 
     def delay_boot(self, seconds: float) -> None:
         """Instances started from now on stay pending for so much longer."""
@@ -136,8 +162,8 @@ class Faults(FaultOrders):
 
     def carry_out(self, order: str, arguments: dict[str, Any]) -> None:
         """An order that arrived over HTTP; ValueError for one that does not exist or lacks something."""
-        if order not in ("inject", "lose_answer", "switch", "clear"):
-            raise ValueError(f"{order!r} is no fault: use inject, lose_answer, switch or clear.")
+        if order not in ("inject", "delay", "lose_answer", "switch", "clear"):
+            raise ValueError(f"{order!r} is no fault: use inject, delay, lose_answer, switch or clear.")
         try:
             self._order(order, **arguments)
         except (TypeError, KeyError) as error:
@@ -147,11 +173,27 @@ class Faults(FaultOrders):
         """Call `callback` after each order, so that who waits looks again."""
         self._on_change = callback
 
-    def take(self, operation: str) -> Answer | None:
-        """The error with which this call of `service:Operation` is to be answered, if one was asked for."""
+    def take(self, operation: str, text: str) -> Answer | None:
+        """The error with which this call of `service:Operation` is to be answered, if one was asked for.
+
+        `text` is where the call names its resources.
+        """
+        injection = self._use(operation, text, delays=False)
+        return None if injection is None else injection.answer
+
+    def take_delay(self, operation: str, text: str) -> float:
+        """The seconds for which this call is to wait."""
+        injection = self._use(operation, text, delays=True)
+        return 0.0 if injection is None else injection.seconds
+
+    def _use(self, operation: str, text: str, *, delays: bool) -> "_Injection | None":
         with self._lock:
             for injection in list(self._injections):
-                if injection.action not in (operation, operation.partition(":")[2]):
+                if (
+                    (injection.answer is None) != delays
+                    or injection.action not in (operation, operation.partition(":")[2])
+                    or injection.mentions not in text
+                ):
                     continue
                 if injection.after > 0:
                     injection.after -= 1
@@ -160,7 +202,7 @@ class Faults(FaultOrders):
                     injection.times -= 1
                     if injection.times <= 0:
                         self._injections.remove(injection)
-                return injection.answer
+                return injection
         return None
 
     def is_set(self, name: str, instance_id: str) -> bool:
@@ -244,8 +286,12 @@ def _injection(
     after: int = 0,
     message: str | None = None,
     status: int | None = None,
+    mentions: str = "",
+    seconds: float = 0.0,
 ) -> _Injection:
+    if order == "delay":
+        return _Injection(action, times, after, mentions, seconds=seconds)
     if message is None:
         message = _MESSAGES.get(code, f"Injected by the sandbox's faults: {code}.")
     answer = Answer(code, message, status or _STATUS.get(code, 400), lost=order == "lose_answer")
-    return _Injection(action, answer, times, after)
+    return _Injection(action, times, after, mentions, answer)

@@ -9,6 +9,7 @@ import shlex
 import shutil
 import stat
 import sys
+import sysconfig
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from lightly_pipeline.sandbox.aws.cloud import Cloud
 
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+# Where this environment's commands are, lightly-worker among them.
+_ENVIRONMENT = tuple(dict.fromkeys([str(Path(sys.executable).parent), sysconfig.get_path("scripts")]))
 
 
 class Machine:
@@ -34,6 +38,8 @@ class Machine:
         self.record: Any = None
         self.boot = 0
         self.agent: Agent | None = None
+        # The clock's time of the last ping of an earlier boot's agent.
+        self.last_heard: float | None = None
         self._shutdown_timer: threading.Timer | None = None
 
     @property
@@ -110,7 +116,7 @@ class Machine:
         The last lines stand for the image's /etc/environment: places of its own disk for caches and temporary files.
         """
         return {
-            "PATH": os.pathsep.join([str(self.folder / "sbin"), str(Path(sys.executable).parent), _SYSTEM_PATH]),
+            "PATH": os.pathsep.join([str(self.folder / "sbin"), *_ENVIRONMENT, _SYSTEM_PATH]),
             "LANG": "C.UTF-8",
             **self.cloud.instance_environment,
             "TMPDIR": str(self.folder / "tmp"),
@@ -139,6 +145,7 @@ class Machine:
     def _end_processes(self) -> None:
         self.cancel_shutdown()
         if self.agent is not None:
+            self.last_heard = self.agent.last_ping or self.last_heard
             self.agent.power_off()
             self.agent = None
         self.cloud.jobs.kill_instance(self.id)

@@ -5,7 +5,7 @@ an `SSMException`: moto looks up the service's model by the module of the except
 """
 
 import datetime as dt
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from moto.core.responses import ActionResult, EmptyResult
@@ -16,7 +16,6 @@ from lightly_pipeline.sandbox.aws.commands import DOCUMENT, PLUGIN, Command, Inv
 from lightly_pipeline.sandbox.aws.grafts import Grafts
 
 if TYPE_CHECKING:
-    from lightly_pipeline.sandbox.aws.agent import Agent
     from lightly_pipeline.sandbox.aws.cloud import Cloud
     from lightly_pipeline.sandbox.aws.machine import Machine
 
@@ -61,7 +60,9 @@ class _Actions:
             wanted[entry["key"]] = entry["valueSet"]
         with self._cloud.lock:
             found = [
-                self._information(machine, agent) for machine, agent in self._heard() if self._matches(machine, wanted)
+                self._information(machine)
+                for machine in self._cloud.machines.values()
+                if self._ping_status(machine) is not None and self._matches(machine, wanted)
             ]
         page, token = _page(found, param, largest=50)
         return ActionResult({"InstanceInformationList": page, **token})
@@ -75,20 +76,24 @@ class _Actions:
         return ActionResult({"Target": target, "Status": "connected" if online else "notconnected"})
 
     def _ping_status(self, machine: "Machine") -> str | None:
-        if machine.power.state != "running" or machine.agent is None:
-            return None
-        return machine.agent.ping_status
+        return self._ping(machine)[0]
 
-    def _heard(self) -> Iterator[tuple["Machine", "Agent"]]:
-        for machine in self._cloud.machines.values():
-            if self._ping_status(machine) is not None and machine.agent is not None:
-                yield machine, machine.agent
+    def _ping(self, machine: "Machine") -> tuple[str | None, float]:
+        """The ping status and the clock's time of the last ping."""
+        if machine.power.state in ("pending", "running") and machine.agent is not None:
+            last = machine.agent.last_ping
+            if last is not None and machine.power.state == "running":
+                return machine.agent.ping_status, last
+            if machine.last_heard is not None and self._cloud.faults.is_set("agent_remembered", machine.id):
+                return "Online", machine.last_heard
+        return None, 0.0
 
-    def _information(self, machine: "Machine", agent: "Agent") -> dict[str, Any]:
-        silence = self._cloud.clock() - (agent.last_ping or self._cloud.clock())
+    def _information(self, machine: "Machine") -> dict[str, Any]:
+        status, last = self._ping(machine)
+        silence = self._cloud.clock() - last
         return {
             "InstanceId": machine.id,
-            "PingStatus": agent.ping_status,
+            "PingStatus": status,
             "LastPingDateTime": self._cloud.now() - dt.timedelta(seconds=silence),
             "AgentVersion": "3.3.2299.0",
             "IsLatestVersion": True,
