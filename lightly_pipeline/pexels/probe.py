@@ -56,6 +56,9 @@ def _probe(path: Path) -> VideoProbe:
         if not container.streams.video:
             raise ValueError("it has no video stream")
         stream = container.streams.video[0]
+        # So typed by PyAV, but None where no decoder is known; PyAV 17 (Python 3.10) crashes if asked to decode then.
+        if (stream.codec_context or None) is None:
+            raise ValueError("its video is in no known format")
         frame = _first_frame(container, stream)
         seconds = container.duration / av.time_base if container.duration else math.nan
         fps = float(stream.average_rate or math.nan)

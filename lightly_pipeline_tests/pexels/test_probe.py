@@ -60,3 +60,12 @@ def test_pictures_that_are_all_damaged_are_no_video(tmp_path: Path):
 def test_a_missing_file_is_not_taken_for_a_broken_one(tmp_path: Path):
     with pytest.raises(FileNotFoundError):
         probe(tmp_path / "nowhere.mp4")
+
+
+@pytest.mark.parametrize("length", [0, 8, 40, 100, 200, 300, 400, 450, 500, 600, 800, 1000, 1200, 1400, 1600])
+def test_a_file_that_ends_in_its_index_is_no_video(tmp_path: Path, length: int):
+    """PyAV 17 ended the process at a stream without decoder, which such a file has."""
+    path = tmp_path / "cut.mp4"
+    path.write_bytes(rendered("return")[0].files[0].read_bytes()[:length])
+    with pytest.raises(NotAVideo):
+        probe(path)

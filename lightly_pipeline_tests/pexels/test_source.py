@@ -66,7 +66,8 @@ def test_a_failed_fetch_leaves_no_trace(source: PexelsSource, pexels: PexelsStan
 def test_an_unusable_video_is_named_by_its_page(tmp_path: Path):
     videos = tmp_path / "videos"
     videos.mkdir()
-    for name, content in {"holiday.mp4": b"text", "empty one.mp4": b""}.items():
+    cut = rendered("return")[0].files[0].read_bytes()[:400]
+    for name, content in {"holiday.mp4": b"text", "empty one.mp4": b"", "empty-one.mov": cut}.items():
         (videos / name).write_bytes(content)
     with PexelsStandIn(videos, cache=FOOTAGE_CACHE, api_key=API_KEY) as standin:
         source = source_of(standin, tmp_path / "cache")

@@ -141,7 +141,9 @@ def _offer_of_file(video_id: int, path: Path, _mtime_ns: int) -> Offer:
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
-            width, height = stream.width or width, stream.height or height
+            # None where no decoder is known, and then the stream has no dimensions either.
+            if (stream.codec_context or None) is not None:
+                width, height = stream.width or width, stream.height or height
             fps = stream.average_rate
             if container.duration:
                 seconds = container.duration / av.time_base
