@@ -299,6 +299,10 @@ def _describe(container: av.container.InputContainer, header: Header) -> av.Vide
             Problem(None, f"{header.path.name} has no video in it, only {', '.join(kinds)}.", "unreadable")
         )
         return None
+    # So typed by PyAV, but None where no decoder is known: a file that is cut in its index has such a stream.
+    if (stream.codec_context or None) is None:
+        header.problems.append(Problem(None, f"The video in {header.path.name} is in no known format.", "unreadable"))
+        return None
     header.codec = stream.codec_context.name
     header.time_base = stream.time_base or header.time_base
     header.fps = float(stream.average_rate or 0)
