@@ -3,12 +3,10 @@
 import shutil
 from pathlib import Path
 
-import av
-import numpy as np
 import pytest
 
 from lightly_pipeline.pexels import NotAVideo, probe
-from lightly_pipeline_tests.clips import rendered
+from lightly_pipeline_tests.clips import FORMATS, clip_in, rendered, sound_only
 
 
 def test_a_clip_is_described_whatever_its_name(tmp_path: Path):
@@ -36,15 +34,8 @@ def test_a_playlist_does_not_make_it_open_the_file_that_it_names(tmp_path: Path,
 
 
 def test_sound_alone_is_no_video(tmp_path: Path):
-    path = tmp_path / "sound.mp4"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("aac", rate=44100)
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 44100), np.float32), "fltp", "mono")
-        frame.sample_rate = 44100
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
     with pytest.raises(NotAVideo, match="no video stream"):
-        probe(path)
+        probe(sound_only(tmp_path))
 
 
 def test_pictures_that_are_all_damaged_are_no_video(tmp_path: Path):
@@ -69,3 +60,10 @@ def test_a_file_that_ends_in_its_index_is_no_video(tmp_path: Path, length: int):
     path.write_bytes(rendered("return")[0].files[0].read_bytes()[:length])
     with pytest.raises(NotAVideo):
         probe(path)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_usual_formats_open(tmp_path: Path, name: str):
+    seen = probe(clip_in(tmp_path, name, frames=6))
+    assert (seen.width, seen.height) == (FORMATS[name].width, FORMATS[name].height)
+    assert seen.seconds == pytest.approx(6 / 25, abs=0.05)
