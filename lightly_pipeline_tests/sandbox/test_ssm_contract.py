@@ -223,10 +223,13 @@ def test_full_output_is_in_s3_in_the_key_layout_of_aws(aws: Aws) -> None:
     assert result["StandardOutputUrl"] == f"https://s3.us-east-1.amazonaws.com/{aws.bucket}/{place}/stdout"
 
 
-def test_output_reaches_s3_only_at_the_end_and_only_where_there_is_some(aws: Aws) -> None:
-    command = aws.send("echo early; sleep 0.6", OutputS3BucketName=aws.bucket, OutputS3KeyPrefix="late")
+def test_output_reaches_s3_only_at_the_end_and_only_where_there_is_some(aws: Aws, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    waiting = f"echo early; until [ -e {gate} ]; do sleep 0.05; done"
+    command = aws.send(waiting, OutputS3BucketName=aws.bucket, OutputS3KeyPrefix="late")
     aws.reaches(command, "InProgress")
     assert aws.s3.list_objects_v2(Bucket=aws.bucket, Prefix=f"late/{command}")["KeyCount"] == 0
+    gate.touch()
     aws.result(command)
     assert aws.s3.list_objects_v2(Bucket=aws.bucket, Prefix=f"late/{command}")["KeyCount"] == 1
 
@@ -235,9 +238,10 @@ def test_a_bucket_that_is_not_there_does_not_fail_the_command(aws: Aws) -> None:
     assert aws.result(aws.send("echo x", OutputS3BucketName="no-such-bucket"))["Status"] == "Success"
 
 
-def test_whole_lines_reach_cloudwatch_while_it_runs(aws: Aws) -> None:
+def test_whole_lines_reach_cloudwatch_while_it_runs(aws: Aws, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
     command = aws.send(
-        "echo one; printf 'half '; sleep 1.5; echo line; printf 'no newline'",
+        f"echo one; printf 'half '; until [ -e {gate} ]; do sleep 0.1; done; echo line; printf 'no newline'",
         CloudWatchOutputConfig={"CloudWatchOutputEnabled": True, "CloudWatchLogGroupName": "jobs"},
     )
     stream = f"{command}/{aws.instance}/aws-runShellScript/stdout"
@@ -252,6 +256,7 @@ def test_whole_lines_reach_cloudwatch_while_it_runs(aws: Aws) -> None:
     until(lines)
     assert lines() == ["one"]
     assert aws.invocation(command)["Status"] == "InProgress"
+    gate.touch()
     aws.result(command)
     assert lines() == ["one", "half line", "no newline"]
 

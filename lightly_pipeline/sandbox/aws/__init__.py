@@ -4,5 +4,5 @@
 agent), `output.py` (where output goes) and `jobs.py` with `reaper.py` (no process outlives the sandbox); `commands.py`
 is Run Command's records. `ec2.py` and `ssm.py` graft these onto moto's two classes, `grafts.py` takes them off again.
 `server.py` serves it over HTTP; `front.py` stands before moto, with `protocol.py`, `faults.py`, `calls.py` and
-`control.py`. `bucket_store.py`, `objects.py` and `writes.py` keep what S3 stores in files, over a restart too.
+`control.py`. `bucket_store.py` and `objects.py` keep what S3 stores in files, over a restart too.
 """

@@ -1,9 +1,9 @@
 """Keeps what the embedded S3 stores over a restart of the sandbox, and its memory small meanwhile.
 
-Each object is one file under `<state>/s3/<bucket>/`: a line of JSON (key, ETag, metadata, …) and then its bytes. It is
-written beside its place and renamed into it, so that a file is whole or not there; nothing is ever changed in place, an
-object that is written again gets a new file. moto holds objects in memory; once its file is there, an object's bytes
-are read from the file, so that memory holds only what has not been saved yet.
+Each object is one file in `<state>/s3/buckets/<bucket>/`: a line of JSON (key, ETag, metadata, …) and then its bytes.
+It is written before the request that stores the object is answered, beside its place, and renamed into it, so that what
+S3 has acknowledged is there after a crash, whole. Nothing is ever changed in place; an object that is written again
+gets a new file. moto holds objects in memory; once its file is there, an object's bytes are read from it.
 
 Saved are the current versions of objects with metadata and tags. Bucket settings (versioning, notifications, …), older
 versions and unfinished multipart uploads are not.
@@ -18,6 +18,7 @@ import shutil
 import threading
 import time
 import urllib.parse
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,11 +28,9 @@ from moto.core.utils import unix_time, utcfromtimestamp
 from moto.s3.models import FakeKey
 
 from lightly_pipeline.sandbox.aws.objects import FileBytes
-from lightly_pipeline.sandbox.aws.writes import Writes
 
 logger = logging.getLogger(__name__)
 
-_PAUSE_SECONDS = 0.2
 _CHUNK = 1024 * 1024
 # A request that has looked an object up may still be about to read the file of one that was replaced.
 _GRACE_SECONDS = 10.0
@@ -47,134 +46,111 @@ _ATTRIBUTES = (
 )
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Saved:
-    """An object that has been saved: `key` is moto's own object, which a write to the same key replaces.
+    """An object that has been saved: `key` is moto's own object, which a write to the same key replaces."""
 
-    None when its tags have changed, so that it is to be saved again.
-    """
-
-    key: Any | None
+    key: Any
+    head: bytes
     path: Path
 
 
 class BucketStore:
-    """Saves the buckets of one moto S3 backend under `folder`, soon after each change and at the end."""
+    """The files of the buckets of one moto S3 backend, under `folder`; may be used from any thread."""
 
-    def __init__(self, backend: Any, folder: Path, region: str, writes: Writes, max_bytes: int) -> None:
+    def __init__(self, backend: Any, folder: Path, region: str, max_bytes: int) -> None:
         self._backend = backend
-        self._writes = writes
         self._folder = folder
         self._region = region
         self._max_bytes = max_bytes
+        self._open = False
         self._saved: dict[tuple[str, str], _Saved] = {}
-        # Objects that a request which may still be busy with them has put there, and the number of the next request
-        # when they were first seen.
-        self._fresh: dict[tuple[str, str], tuple[Any, int]] = {}
-        self._replaced: list[tuple[float, Path]] = []
-        self._changed = threading.Event()
-        self._closing = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._replaced: deque[tuple[float, Path]] = deque()
+        # One object is saved by one thread at a time; different ones mostly do not wait for each other.
+        self._locks = [threading.Lock() for _ in range(64)]
         self.notices: list[str] = []
 
     def open(self) -> None:
-        """Restore what was saved, then save what changes."""
+        """Restore what was saved."""
         self._folder.mkdir(parents=True, exist_ok=True)
         self._drop_oldest()
         for folder in sorted(self._folder.iterdir()):
             if folder.is_dir():
                 self._restore_bucket(urllib.parse.unquote(folder.name), folder)
         # Only now: before everything is restored, what is missing in moto must not be taken for deleted.
-        self._thread = threading.Thread(target=self._keep_saving, name="bucket store", daemon=True)
-        self._thread.start()
+        self._open = True
 
-    def touch(self) -> None:
-        """Something may have changed."""
-        self._changed.set()
+    def save(self, bucket: str, name: str) -> None:
+        """A request that may have written or deleted this object has been carried out: bring its file up to date."""
+        self._remove_replaced(_GRACE_SECONDS)
+        found = self._backend.buckets.get(bucket)
+        if found is None or not name:
+            self.save_all()
+            return
+        with self._locks[hash((bucket, name)) % len(self._locks)]:
+            self._save_one(found, name)
 
-    def tags_changed(self, bucket: str, name: str) -> None:
-        """An object's tags have changed, which its key does not show."""
-        saved = self._saved.get((bucket, name))
-        if saved is not None:
-            saved.key = None
+    def save_all(self) -> None:
+        """Make the files agree with everything that moto holds: for what is not about one object."""
+        if not self._open:
+            return
+        known = dict(self._backend.buckets)
+        for bucket in known.values():
+            self._folder_of(bucket.name).mkdir(exist_ok=True)
+        for place, saved in list(self._saved.items()):
+            bucket = known.get(place[0])
+            if bucket is None or bucket.keys.get(place[1]) is not saved.key:
+                with self._locks[hash(place) % len(self._locks)]:
+                    self._save_one(bucket, place[1]) if bucket is not None else self._forget(place)
+        names = {self._folder_of(name).name for name in known}
+        for folder in self._folder.iterdir():
+            if folder.is_dir() and folder.name not in names:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def close(self) -> None:
-        """Save what is not saved yet. Nobody may write any more."""
-        if self._thread is None:
-            return
-        self._closing.set()
-        self._changed.set()
-        self._thread.join()
-        self._thread = None
-        self._save(final=True)
+        """Save what is not saved (nothing, unless a request was cut off). Nobody may write any more."""
+        self.save_all()
+        self._open = False
         self._remove_replaced(0.0)
 
     # Saving.
 
-    def _keep_saving(self) -> None:
-        while not self._closing.is_set():
-            self._changed.wait(None if not self._replaced else _GRACE_SECONDS)
-            self._changed.clear()
-            began = time.monotonic()
-            complete = self._save(final=False)
-            self._remove_replaced(_GRACE_SECONDS)
-            if not complete:
-                self._changed.set()
-            # A large bucket takes longer to look through: then look less often.
-            self._closing.wait(max(_PAUSE_SECONDS, 5 * (time.monotonic() - began)))
-
-    def _save(self, *, final: bool) -> bool:
-        """Bring the files up to date; whether every object could be saved."""
-        complete = True
-        present = set()
-        for bucket in list(self._backend.buckets.values()):
-            folder = self._folder / urllib.parse.quote(bucket.name, safe="")
-            folder.mkdir(exist_ok=True)
-            # dict's own items(): one step for the interpreter, nobody comes in between.
-            for name, versions in list(dict.items(bucket.keys)):
-                key = versions[-1] if versions else None
-                if not isinstance(key, FakeKey):
-                    continue
-                present.add((bucket.name, name))
-                saved = self._saved.get((bucket.name, name))
-                if saved is not None and saved.key is key:
-                    continue
-                if not final and not self._is_finished((bucket.name, name), key):
-                    complete = False
-                    continue
-                try:
-                    path = self._write(key, folder, keep_versions=bucket.is_versioned)
-                except OSError as error:
-                    complete = False
-                    self._notice(f"{bucket.name}/{name} could not be saved and is gone after a restart: {error}")
-                    continue
-                except ValueError:
-                    # Its buffer is closed: it has just been deleted or replaced.
-                    continue
-                if saved is not None:
-                    self._replaced.append((time.monotonic(), saved.path))
-                self._saved[bucket.name, name] = _Saved(key, path)
-        for place in self._saved.keys() - present:
-            self._replaced.append((time.monotonic(), self._saved.pop(place).path))
-        self._remove_deleted_buckets()
-        return complete
-
-    def _is_finished(self, place: tuple[str, str], key: Any) -> bool:
-        """Whether the request that put this object there has ended.
-
-        moto puts an object among the others first and gives it metadata, tags and ETag (from a buffer that saving
-        replaces, without a lock) afterwards.
-        """
-        fresh = self._fresh.get(place)
-        if fresh is None or fresh[0] is not key:
-            fresh = self._fresh[place] = (key, self._writes.next_number)
-        if self._writes.oldest_running < fresh[1] or key._etag is None:
-            return False
-        del self._fresh[place]
-        return True
-
-    def _write(self, key: Any, folder: Path, *, keep_versions: bool) -> Path:
+    def _save_one(self, bucket: Any, name: str) -> None:
+        place = (bucket.name, name)
+        key = bucket.keys.get(name)
+        if not isinstance(key, FakeKey):
+            # Deleted, or hidden by a delete marker.
+            self._forget(place)
+            return
+        if key._etag is None:
+            # Put there by another request that is still busy with it, and that will come here itself.
+            return
         head = json.dumps(self._head(key)).encode() + b"\n"
+        saved = self._saved.get(place)
+        if saved is not None and saved.key is key and saved.head == head:
+            return
+        try:
+            path = self._write(key, head, self._folder_of(bucket.name), keep_versions=bucket.is_versioned)
+        except OSError as error:
+            self._notice(f"{bucket.name}/{name} could not be saved and is gone after a restart: {error}")
+            return
+        except ValueError:
+            # Its buffer is closed: it has just been replaced, by a request that will come here itself.
+            return
+        self._forget(place)
+        self._saved[place] = _Saved(key, head, path)
+
+    def _forget(self, place: tuple[str, str]) -> None:
+        saved = self._saved.pop(place, None)
+        if saved is not None:
+            # Not at once: a request may have looked the object up and be about to read the file.
+            self._replaced.append((time.monotonic(), saved.path))
+
+    def _folder_of(self, bucket: str) -> Path:
+        return self._folder / urllib.parse.quote(bucket, safe="")
+
+    def _write(self, key: Any, head: bytes, folder: Path, *, keep_versions: bool) -> Path:
+        folder.mkdir(exist_ok=True)
         # The time in the name tells which of two is newer, should a crash leave both.
         name = f"{hashlib.sha256(str(key.name).encode()).hexdigest()[:32]}-{time.time_ns():020d}"
         arriving, path = folder / f"{name}.arriving", folder / f"{name}.object"
@@ -194,7 +170,6 @@ class BucketStore:
         return path
 
     def _head(self, key: Any) -> dict[str, Any]:
-        _ = key.etag
         return {
             "key": key.name,
             "size": key.size,
@@ -205,17 +180,9 @@ class BucketStore:
         }
 
     def _remove_replaced(self, grace: float) -> None:
-        now = time.monotonic()
-        old = [path for since, path in self._replaced if now - since >= grace]
-        self._replaced = [(since, path) for since, path in self._replaced if now - since < grace]
-        for path in old:
-            path.unlink(missing_ok=True)
-
-    def _remove_deleted_buckets(self) -> None:
-        known = {urllib.parse.quote(name, safe="") for name in self._backend.buckets}
-        for folder in self._folder.iterdir():
-            if folder.is_dir() and folder.name not in known:
-                shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(IndexError):
+            while time.monotonic() - self._replaced[0][0] >= grace:
+                self._replaced.popleft()[1].unlink(missing_ok=True)
 
     # Restoring.
 
@@ -233,13 +200,13 @@ class BucketStore:
                 self._notice(f"{path} is no whole object and was removed.")
                 path.unlink(missing_ok=True)
                 continue
-            head, offset = read
-            key = self._restored_key(bucket, head, FileBytes(path, offset))
+            head, line = read
+            key = self._restored_key(bucket, head, FileBytes(path, len(line)))
             before = self._saved.get((name, head["key"]))
             if before is not None:
                 before.path.unlink(missing_ok=True)
             bucket.keys.setlist(head["key"], [key])
-            self._saved[name, head["key"]] = _Saved(key, path)
+            self._saved[name, head["key"]] = _Saved(key, line, path)
 
     def _restored_key(self, bucket: Any, head: dict[str, Any], data: FileBytes) -> Any:
         key = FakeKey(
@@ -309,11 +276,11 @@ class _Group:
         self.newest = 0.0
 
 
-def _read_head(path: Path) -> tuple[dict[str, Any], int] | None:
-    """The head of an object's file and where its bytes begin; None for a file that is not whole."""
+def _read_head(path: Path) -> tuple[dict[str, Any], bytes] | None:
+    """The head of an object's file and the line it is; None for a file that is not whole."""
     with contextlib.suppress(OSError, ValueError, KeyError), path.open("rb") as file:
         line = file.readline()
         head = json.loads(line)
         if os.fstat(file.fileno()).st_size == len(line) + head["size"]:
-            return head, len(line)
+            return head, line
     return None

@@ -26,7 +26,6 @@ from lightly_pipeline.sandbox.aws.grafts import Grafts
 from lightly_pipeline.sandbox.aws.jobs import Jobs
 from lightly_pipeline.sandbox.aws.machine import Machine
 from lightly_pipeline.sandbox.aws.server import Server
-from lightly_pipeline.sandbox.aws.writes import Writes
 from lightly_pipeline.sandbox.errors import SandboxError
 from lightly_pipeline.sandbox.timings import SandboxTimings
 
@@ -79,8 +78,7 @@ class Cloud:
             _reset_moto()
             self.server = Server(self, port=port, default_port=default_port)
             self._s3 = moto.backends.get_backend("s3")[ACCOUNT]["aws"]
-            self.writes = Writes()
-            self._store = BucketStore(self._s3, state_dir / "s3" / "buckets", REGION, self.writes, max_bytes)
+            self._store = BucketStore(self._s3, state_dir / "s3" / "buckets", REGION, max_bytes)
             self.jobs = Jobs()
         except BaseException:
             _only_one.release()
@@ -150,10 +148,11 @@ class Cloud:
             return self._clients[service]
 
     def stored(self, operation: str, place: tuple[str, str]) -> None:
-        """A request that writes to S3 has been answered."""
-        if operation in ("PutObjectTagging", "DeleteObjectTagging"):
-            self._store.tags_changed(*place)
-        self._store.touch()
+        """A request that writes to S3 has been carried out, and is about to be answered."""
+        if operation == "UploadPart":
+            # The one that is frequent and changes no object.
+            return
+        self._store.save(*place)
 
     def find_object(self, bucket: str, key: str) -> Any | None:
         """moto's object at a key, or None."""
