@@ -21,7 +21,7 @@ SCHEMA = 1
 
 class _Entry(BaseModel):
     # A newer worker may say more; what this one does not know it leaves aside.
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
 
 class ManifestInput(_Entry):

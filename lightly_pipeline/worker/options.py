@@ -97,7 +97,8 @@ ImageSize = Annotated[int | tuple[int, int], BeforeValidator(_image_size)]
 
 
 class _Group(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), validate_default=False)
+    # Schemas are built when the first options are made: `--help` does not need them.
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), defer_build=True)
 
 
 class StoppingCondition(_Group):

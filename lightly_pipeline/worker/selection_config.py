@@ -34,7 +34,7 @@ def _known(kind: str, supported: tuple[str, ...], others: tuple[str, ...]) -> Be
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class StrategyInput(_Part):
