@@ -72,6 +72,9 @@ def run(arguments: Sequence[str]) -> int:
         if len(places) != 2:
             raise OptionError(f"INPUT and OUTPUT are needed, and got {places}: see lightly-worker --help.")
         return _select(places[0], places[1], options)
+    except Interrupted as error:
+        # Transfers that are under way would be waited for at a normal end.
+        _end_now(error)
     except WorkerError as error:
         print(f"lightly-worker: {error}", file=sys.stderr, flush=True)
         return error.exit_code
@@ -131,19 +134,18 @@ def _run_until_signal(worker: threading.Thread, progress: "Progress") -> None:
         if received:
             worker.join(_GRACE)
             if worker.is_alive():
-                _end_now(received[0])
+                _end_now(Interrupted(received[0]))
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _end_now(signal_number: int) -> NoReturn:
-    """End although the selection is deep in compiled code; the next run clears the scratch folder."""
+def _end_now(interrupted: Interrupted) -> NoReturn:
+    """End whatever is still under way; what that leaves in the scratch folder the next run clears."""
     import multiprocessing
 
     for child in multiprocessing.active_children():
         child.kill()
-    interrupted = Interrupted(signal_number)
     print(f"lightly-worker: {interrupted}", file=sys.stderr, flush=True)
     sys.stdout.flush()
     os._exit(interrupted.exit_code)

@@ -155,12 +155,21 @@ class Manifest(_Entry):
     @property
     def content_hash(self) -> str:
         """SHA-256 over the output files: equal for equal results, whenever and wherever they were made."""
-        stable = sorted((file.path, file.sha256) for file in self.files if file.path not in _TELLS_TIME)
+        stable = sorted((file.path, file.sha256) for file in self.files if file.path not in _TELLS_HOW)
         return hashlib.sha256(json.dumps(stable).encode()).hexdigest()
 
 
-#: Files whose content tells when and how fast a run was.
-_TELLS_TIME = frozenset({layout.LOG, layout.REPORT_HTML, layout.REPORT_JSON, layout.CONFIG_HYDRA})
+#: Files whose content tells when, how fast or by how many threads a result was made.
+_TELLS_HOW = frozenset(
+    {
+        layout.LOG,
+        layout.REPORT_HTML,
+        layout.REPORT_JSON,
+        layout.CONFIG,
+        layout.CONFIG_HYDRA,
+        layout.CONFIG_OVERRIDES,
+    }
+)
 
 
 def worker_version() -> str:

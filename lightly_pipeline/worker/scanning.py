@@ -7,18 +7,20 @@ never stops the others: its problems are in its scan.
 import hashlib
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from lightly_pipeline.worker.budget import expected_share
 from lightly_pipeline.worker.discover import Input, total_bytes
 from lightly_pipeline.worker.frames import ScannedFiles
 from lightly_pipeline.worker.options import Options
-from lightly_pipeline.worker.progress import Progress
+from lightly_pipeline.worker.progress import Progress, Stage
 from lightly_pipeline.worker.scan import ScanSettings, VideoScan, scan_images, scan_videos
+from lightly_pipeline.worker.scan_store import ScanStore
 from lightly_pipeline.worker.scratch import Scratch
 from lightly_pipeline.worker.sources import InputFile, Source
 
@@ -28,6 +30,8 @@ log = logging.getLogger(__name__)
 _BATCH_FILES = 16
 _BATCH_BYTES = 512 * 1024**2
 _IMAGES = 512
+#: Files that are downloaded or hashed at a time.
+_FETCHES = 4
 
 
 @dataclass(frozen=True)
@@ -40,21 +44,36 @@ class Scanner:
     progress: Progress
 
     def scan(self, found: Input) -> list[ScannedFiles]:
-        """All files of the input, in its order."""
+        """All files of the input, in its order; videos that an earlier run of the job finished are taken from it."""
         settings = scan_settings(self.options)
-        scanned: list[ScannedFiles] = []
-        images = found.kind == "images"
         with self.progress.stage("scan", _declared_frames(found, self.source)) as stage:
-            for files, paths, digests in self._batches(found.files, images):
-                if images:
-                    scan = scan_images(paths, scratch=self.scratch.scans, settings=settings, on_progress=stage.advance)
-                    scanned.append(ScannedFiles(tuple(files), scan, tuple(digests), images=True))
-                    continue
-                scans = scan_videos(paths, scratch=self.scratch.scans, settings=settings, on_progress=stage.advance)
-                for file, digest, scan in zip(files, digests, scans, strict=True):
-                    scanned.append(ScannedFiles((file,), scan, (digest,), images=False))
+            if found.kind == "images":
+                return list(self._scan_images(found.files, settings, stage))
+            store = ScanStore(self.scratch.scans, settings)
+            store.clear_unfinished()
+            done = {file: scanned for file in found.files if (scanned := store.load(file))}
+            if done:
+                log.info("%d of %d videos were scanned by an earlier run.", len(done), len(found.files))
+                stage.advance(sum(len(scanned.scan.frames) for scanned in done.values()))
+            missing = [file for file in found.files if file not in done]
+            done.update(self._scan_videos(missing, store, stage))
+            return [done[file] for file in found.files]
+
+    def _scan_videos(
+        self, files: Sequence[InputFile], store: ScanStore, stage: Stage
+    ) -> Iterator[tuple[InputFile, ScannedFiles]]:
+        for batch, paths, digests in self._batches(files, _BATCH_FILES if self.source.copies else len(files)):
+            scans = scan_videos(paths, scratch=self.scratch.scans, settings=store.settings, on_progress=stage.advance)
+            with closing(cast("Generator[VideoScan]", scans)):
+                for file, digest, scan in zip(batch, digests, scans, strict=True):
                     self._tell(file, scan)
-        return scanned
+                    kept = store.keep(file, digest.result(), scan)
+                    yield file, ScannedFiles((file,), kept, (digest.result(),), images=False)
+
+    def _scan_images(self, files: Sequence[InputFile], settings: ScanSettings, stage: Stage) -> Iterator[ScannedFiles]:
+        for batch, paths, digests in self._batches(files, _IMAGES):
+            scan = scan_images(paths, scratch=self.scratch.scans, settings=settings, on_progress=stage.advance)
+            yield ScannedFiles(tuple(batch), scan, tuple(digest.result() for digest in digests), images=True)
 
     def fetch(self, files: Sequence[InputFile]) -> list[Path]:
         """The files on this machine, downloaded again where they had to make room."""
@@ -66,33 +85,29 @@ class Scanner:
             shutil.rmtree(self.scratch.inputs, ignore_errors=True)
 
     def _batches(
-        self, files: Sequence[InputFile], images: bool
-    ) -> Iterator[tuple[Sequence[InputFile], list[Path], list[str]]]:
-        """Files that are on this machine; the next batch arrives while one is worked on, and then goes."""
-        largest = (
-            (_IMAGES if images else _BATCH_FILES, _BATCH_BYTES) if self.source.copies or images else (10**9, 1 << 62)
-        )
-        batches = list(_cut(files, *largest))
-        with ThreadPoolExecutor(1, thread_name_prefix="fetch") as ahead:
-            following: Future[tuple[list[Path], list[str]]] | None = None
+        self, files: Sequence[InputFile], count: int
+    ) -> Iterator[tuple[Sequence[InputFile], list[Path], list[Future[str]]]]:
+        """Files that are on this machine, with their hashes to come; the next batch arrives while one is worked on.
+
+        Copies are deleted when their batch is done with, unless there is only one.
+        """
+        batches = list(_cut(files, count, _BATCH_BYTES if self.source.copies else None))
+        with ThreadPoolExecutor(_FETCHES, thread_name_prefix="fetch") as pool:
+            arriving = self._arrive(pool, batches[0]) if batches else []
             try:
                 for number, batch in enumerate(batches):
-                    paths, digests = following.result() if following else self._arrive(batch)
+                    paths = [future.result() for future in arriving]
                     if number + 1 < len(batches):
-                        following = ahead.submit(self._arrive, batches[number + 1])
-                    yield batch, paths, digests
+                        arriving = self._arrive(pool, batches[number + 1])
+                    yield batch, paths, [pool.submit(file_sha256, path) for path in paths]
                     if self.source.copies and len(batches) > 1:
                         for path in paths:
                             path.unlink(missing_ok=True)
             finally:
-                ahead.shutdown(wait=False, cancel_futures=True)
+                pool.shutdown(wait=False, cancel_futures=True)
 
-    def _arrive(self, batch: Sequence[InputFile]) -> tuple[list[Path], list[str]]:
-        paths = []
-        for file in batch:
-            self.progress.check()
-            paths.append(self.source.fetch(file, self.scratch.inputs))
-        return paths, [file_sha256(path) for path in paths]
+    def _arrive(self, pool: ThreadPoolExecutor, batch: Sequence[InputFile]) -> list[Future[Path]]:
+        return [pool.submit(self.source.fetch, file, self.scratch.inputs) for file in batch]
 
     def _tell(self, file: InputFile, scan: VideoScan) -> None:
         for problem in scan.problems:
@@ -128,11 +143,12 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _cut(files: Sequence[InputFile], count: int, size: int) -> Iterator[Sequence[InputFile]]:
+def _cut(files: Sequence[InputFile], count: int, size: int | None) -> Iterator[Sequence[InputFile]]:
     """Runs of files of at most `count` files and, but for single large files, `size` bytes."""
     start, held = 0, 0
     for number, file in enumerate(files):
-        if number > start and (number - start >= count or held + file.bytes > size):
+        full = size is not None and held + file.bytes > size
+        if number > start and (number - start >= count or full):
             yield files[start:number]
             start, held = number, 0
         held += file.bytes

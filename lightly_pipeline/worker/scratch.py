@@ -60,14 +60,7 @@ def open_scratch(place: str, job: str, limit_in_bytes: int) -> Iterator[Scratch]
     folder = root / hashlib.sha256(job.encode()).hexdigest()[:20]
     try:
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = (root / f"{folder.name}.lock").open("a")
-    except OSError as error:
-        raise StorageError(
-            f"The scratch folder {root} cannot be used ({error.strerror}): give scratch=FOLDER."
-        ) from error
-    with lock:
-        _wait_for(lock.fileno(), folder)
-        try:
+        with _locked(_lock_of(folder)):
             _drop_oldest(root, keep=folder, limit=limit_in_bytes)
             folder.mkdir(exist_ok=True)
             scratch = Scratch(folder)
@@ -80,8 +73,11 @@ def open_scratch(place: str, job: str, limit_in_bytes: int) -> Iterator[Scratch]
                     shutil.rmtree(folder, ignore_errors=True)
                 raise
             shutil.rmtree(folder, ignore_errors=True)
-        finally:
-            Path(lock.name).unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"The scratch folder {root} could not be used ({error.strerror or error}): free some space there, or "
+            f"give another one with scratch=FOLDER."
+        ) from error
 
 
 def _root(place: str) -> Path:
@@ -89,16 +85,34 @@ def _root(place: str) -> Path:
     if place:
         return Path(place)
     lasting = Path("/var/tmp")  # noqa: S108 - the folder below it is this user's alone
-    base = lasting if "TMPDIR" not in os.environ and os.access(lasting, os.W_OK) else Path(tempfile.gettempdir())
-    return base / f"lightly-worker-{os.getuid()}"
+    fallback = lasting if os.access(lasting, os.W_OK) else tempfile.gettempdir()
+    return Path(os.environ.get("TMPDIR") or fallback) / f"lightly-worker-{os.getuid()}"
 
 
-def _wait_for(lock: int, folder: Path) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        log.info("Another run of the same job is at work in %s: waiting for it.", folder)
-        fcntl.flock(lock, fcntl.LOCK_EX)
+@contextmanager
+def _locked(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold the lock file; BlockingIOError when somebody does and `wait` is False. It is removed at the end."""
+    while True:
+        with path.open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if not wait:
+                    raise
+                log.info("Another run of the same job is at work in %s: waiting for it.", path.with_suffix(""))
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            # The one before removed its file when it ended: what counts is the file that has the name now.
+            if not path.exists() or path.stat().st_ino != os.fstat(lock.fileno()).st_ino:
+                continue
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _lock_of(folder: Path) -> Path:
+    return folder.with_suffix(".lock")
 
 
 def _drop_oldest(root: Path, *, keep: Path, limit: int) -> None:
@@ -109,10 +123,8 @@ def _drop_oldest(root: Path, *, keep: Path, limit: int) -> None:
         used += sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
         if used <= limit or folder == keep:
             continue
-        with suppress(OSError), (root / f"{folder.name}.lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with suppress(BlockingIOError), _locked(_lock_of(folder), wait=False):
             shutil.rmtree(folder, ignore_errors=True)
-            Path(lock.name).unlink(missing_ok=True)
 
 
 def _made(folder: Path) -> Path:

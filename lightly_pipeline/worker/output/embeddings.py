@@ -50,8 +50,9 @@ def write_embeddings_csv(
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         file.write(",".join(["filenames", *columns, "labels"]).encode() + b"\n")
-        # The header is written by hand: Arrow would put every name in quotes.
-        options = csv.WriteOptions(include_header=False, quoting_style="needed")
+        # Arrow would put every name in quotes; only those that a comma or a quote breaks need them.
+        awkward = any(sign in file.name for file in table.files for sign in ',"')
+        options = csv.WriteOptions(include_header=False, quoting_style="needed" if awkward else "none")
         with csv.CSVWriter(file, schema, write_options=options) as writer:
             for start in range(0, len(rows), _BLOCK):
                 block = rows[start : start + _BLOCK]

@@ -78,17 +78,15 @@ def draw_map(
     def on_paper(points: NDArray[np.float32]) -> NDArray[np.int64]:
         return np.asarray(((points - low) * scale + (left, top)).round(), dtype=np.int64)
 
-    small, dot, ring = _disc(2.0), _disc(3.0), _disc(5.2)
-    for x, y in on_paper(pool) if len(pool) else ():
-        _stamp(picture, small, x, y, _POOL)
-    spots = on_paper(places)
+    canvas = np.asarray(picture).astype(np.int16)
+    spots, paint = on_paper(places), np.array(PALETTE, dtype=np.int16)[np.asarray(colours, dtype=int) % len(PALETTE)]
     chosen = np.zeros(len(places), np.bool_) if selected is None else selected
-    for (x, y), colour in zip(spots[~chosen], np.asarray(colours)[~chosen], strict=True):
-        _stamp(picture, dot, x, y, PALETTE[colour % len(PALETTE)])
-    for (x, y), colour in zip(spots[chosen], np.asarray(colours)[chosen], strict=True):
-        _stamp(picture, ring, x, y, _SELECTED)
-        _stamp(picture, dot, x, y, PALETTE[colour % len(PALETTE)])
-    _save(picture, tree, name)
+    if len(pool):
+        _stamp(canvas, on_paper(pool), 2.0, np.array(_POOL, dtype=np.int16))
+    _stamp(canvas, spots[~chosen], 3.0, paint[~chosen])
+    _stamp(canvas, spots[chosen], 5.2, np.array(_SELECTED, dtype=np.int16))
+    _stamp(canvas, spots[chosen], 3.0, paint[chosen])
+    _save(Image.fromarray(canvas.astype(np.uint8)), tree, name)
 
 
 def draw_pair(tree: Path, name: str, retained: Image.Image, removed: Image.Image, captions: tuple[str, str]) -> None:
@@ -115,17 +113,16 @@ def _paper(title: str, across: str, up: str) -> tuple[Image.Image, ImageDraw.Ima
     return picture, draw, (left, top, right, bottom)
 
 
-def _stamp(picture: Image.Image, mask: Image.Image, x: int, y: int, colour: tuple[int, int, int]) -> None:
-    picture.paste(colour, (int(x) - mask.width // 2, int(y) - mask.height // 2), mask)
-
-
-@cache
-def _disc(radius: float) -> Image.Image:
-    """A disc with a soft edge, as a mask."""
-    side = int(np.ceil(radius)) * 2 + 3
-    along = np.arange(side) - side // 2
-    gap = radius + 0.5 - np.hypot(*np.meshgrid(along, along))
-    return Image.fromarray((np.clip(gap, 0.0, 1.0) * 255).astype(np.uint8))
+def _stamp(canvas: NDArray[np.int16], spots: NDArray[np.int64], radius: float, colour: NDArray[np.int16]) -> None:
+    """Draw a disc with a soft edge at every spot (x, y): all spots at once, one pixel of the disc after the other."""
+    reach = int(np.ceil(radius)) + 1
+    for across in range(-reach, reach + 1):
+        for down in range(-reach, reach + 1):
+            cover = min(1.0, radius + 0.5 - float(np.hypot(across, down)))
+            if cover > 0.0:
+                rows, columns = spots[:, 1] + down, spots[:, 0] + across
+                under = canvas[rows, columns]
+                canvas[rows, columns] = under + ((colour - under) * cover).astype(np.int16)
 
 
 @cache
@@ -136,4 +133,7 @@ def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
 def _save(picture: Image.Image, tree: Path, name: str) -> None:
     path = tree / layout.PLOTS / f"{name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
+    if picture.size == _SIZE:
+        # Few colours: an eighth of the time and a third of the bytes of true colour.
+        picture = picture.quantize(64, method=Image.Quantize.FASTOCTREE)
     picture.save(path, compress_level=1)

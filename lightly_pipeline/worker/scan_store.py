@@ -1,0 +1,93 @@
+"""Finished scans on disk: what lets a killed run continue with the next video, and keeps memory flat.
+
+One folder per video, named by file and settings, in the scratch folder of the job; its last file appears by a
+rename, so that a scan is there whole or not at all. Embeddings come back mapped from their file: however many videos
+there are, memory holds none of them. The folder is this user's own, which is why its pickles can be trusted.
+"""
+
+import hashlib
+import pickle
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightly_pipeline.worker.frames import ScannedFiles
+from lightly_pipeline.worker.scan import ScanSettings, VideoScan
+from lightly_pipeline.worker.sources import InputFile
+
+_DONE = "scan.pickle"
+_SCANNING = "scan-"
+_STORED = "done-"
+
+
+@dataclass(frozen=True)
+class ScanStore:
+    """The scans of one job, made with the same settings."""
+
+    folder: Path
+    settings: ScanSettings
+
+    def load(self, file: InputFile) -> ScannedFiles | None:
+        """The scan of this very file by an earlier run, with its pictures; None where there is none."""
+        path = self._home(file) / _DONE
+        try:
+            with path.open("rb") as content:
+                digest, scan, embeddings = pickle.load(content)  # noqa: S301 - written below, in a private folder
+        except (OSError, EOFError, pickle.UnpicklingError):
+            return None
+        if not all(picture.exists() for picture in scan.candidates.values()):
+            return None
+        return ScannedFiles((file,), replace(scan, embeddings=embeddings.open()), (digest,), images=False)
+
+    def keep(self, file: InputFile, digest: str, scan: VideoScan) -> VideoScan:
+        """Store a finished scan; the same one is returned, with its embeddings mapped from disk."""
+        home = self._home(file)
+        home.mkdir(parents=True, exist_ok=True)
+        embeddings = _Mapped.of(scan.embeddings, home / "embeddings.npy")
+        partial = home / "incomplete"
+        without = replace(scan, embeddings=np.empty((0, 0), np.float32))
+        partial.write_bytes(pickle.dumps((digest, without, embeddings)))
+        partial.replace(home / _DONE)
+        return replace(scan, embeddings=embeddings.open())
+
+    def clear_unfinished(self) -> None:
+        """Remove what a killed run left of the scans that it had not finished."""
+        used = set()
+        for done in self.folder.glob(f"{_STORED}*/{_DONE}"):
+            with done.open("rb") as content:
+                used.add(Path(pickle.load(content)[1].scratch).resolve())  # noqa: S301 - as above
+        for folder in self.folder.glob(f"{_SCANNING}*"):
+            if folder.resolve() not in used:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _home(self, file: InputFile) -> Path:
+        text = f"{file.name}\n{file.bytes}\n{file.version}\n{self.settings}"
+        return self.folder / f"{_STORED}{hashlib.sha256(text.encode()).hexdigest()[:24]}"
+
+
+@dataclass(frozen=True)
+class _Mapped:
+    """Where an array of float32 lies in a file."""
+
+    file: str
+    offset: int
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, array: NDArray[np.float32], path: Path) -> "_Mapped":
+        """Of an array that is mapped already, or that is written to `path` for it."""
+        if isinstance(array, np.memmap) and array.filename is not None:
+            array.flush()
+            return cls(str(array.filename), int(array.offset), array.shape)
+        with path.open("wb") as file:
+            np.ascontiguousarray(array, dtype=np.float32).tofile(file)
+        return cls(str(path), 0, array.shape)
+
+    def open(self) -> NDArray[np.float32]:
+        """The array; an empty one cannot be mapped."""
+        if not np.prod(self.shape):
+            return np.empty(self.shape, dtype=np.float32)
+        return np.memmap(self.file, dtype=np.float32, mode="r", offset=self.offset, shape=self.shape)

@@ -1,0 +1,1 @@
+"""The worker as a whole: options, input, output tree, interrupts, S3, Pipes."""

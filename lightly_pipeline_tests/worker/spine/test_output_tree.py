@@ -1,0 +1,214 @@
+"""The output tree, name by name as Lightly's worker wrote it, and what stands in each file."""
+
+import csv
+import hashlib
+import json
+import re
+import tarfile
+
+import numpy as np
+import pyarrow.parquet as parquet
+import pytest
+import yaml
+from PIL import Image
+
+from lightly_pipeline.worker import select_frames
+from lightly_pipeline.worker.frames import frame_name
+from lightly_pipeline_tests.worker.spine.conftest import tree_of
+
+#: reference tree of Lightly's docker, without what needs training, labels or pre-tagging …
+LIGHTLYS = {
+    "config/config.yaml",
+    "config/hydra.yaml",
+    "config/overrides.yaml",
+    "data/embeddings.csv",
+    "data/normalized_embeddings.csv",
+    "data/selected_embeddings.csv",
+    "filenames/corrupt_filenames.txt",
+    "filenames/duplicate_filenames.txt",
+    "filenames/removed_filenames.txt",
+    "filenames/sampled_filenames.txt",
+    "filenames/sampled_filenames_excluding_datapool.txt",
+    "plots/distance_distr_before.png",
+    "plots/distance_distr_after.png",
+    *(f"plots/filter_decision_{number}.png" for number in (0, 11, 22, 33, 44, 55)),
+    *(
+        f"plots/scatter_{name}{suffix}.png"
+        for name in ("pca", "umap_k_5", "umap_k_15", "umap_k_50")
+        for suffix in ("", "_no_overlay")
+    ),
+    "removed_samples.csv",
+    "report.json",
+    "log.txt",
+}
+#: … and what this worker adds.
+OURS = {
+    "contact_sheet.jpg",
+    "corruptness_check_information.json",
+    "data/frames.parquet",
+    "manifest.json",
+    "report.html",
+}
+
+
+@pytest.fixture(scope="module")
+def result(clips, tmp_path_factory):
+    """A selection of 12 of the 56 frames."""
+    out = tmp_path_factory.mktemp("result") / "out"
+    scratch = tmp_path_factory.mktemp("scratch")
+    options = {"stopping_condition.n_samples": 12, "dump_dataset": True, "scratch": str(scratch)}
+    return out, select_frames(clips, out, options).manifest
+
+
+def lines(path):
+    return path.read_text().splitlines()
+
+
+def test_the_tree_has_lightlys_names_and_no_others(result):
+    out, _ = result
+    tree = tree_of(out)
+    frames = {path for path in tree if path.startswith("data/sampled/")}
+    assert tree - frames == LIGHTLYS | OURS
+    assert len(frames) == 12
+
+
+def test_frames_are_named_as_lightly_names_them_and_keep_their_folders(result):
+    out, _ = result
+    names = lines(out / "filenames/sampled_filenames.txt")
+    assert {path.removeprefix("data/sampled/") for path in tree_of(out) if "sampled/" in path} == set(names)
+    assert all(re.fullmatch(r"(a-\d\d-mp4|sub/a-\d\d-mp4|sub/deeper/b-\d\d-avi)\.png", name) for name in names)
+    assert frame_name("sub/my_video.mp4", 99, 200) == "sub/my_video-099-mp4.png"
+    assert frame_name("clip.one.MP4", 7, 10) == "clip.one-07-MP4.png"
+
+
+def test_same_names_in_different_folders_do_not_overwrite_each_other(clips, tmp_path):
+    out = tmp_path / "out"
+    select_frames(clips, out, {"dump_dataset": True})
+    assert len(list((out / "data/sampled").rglob("*.png"))) == 56
+    assert (out / "data/sampled/a-00-mp4.png").read_bytes() != (out / "data/sampled/sub/a-00-mp4.png").read_bytes()
+
+
+def test_the_lists_divide_all_frames_among_them(result):
+    out, manifest = result
+    named = [
+        set(lines(out / f"filenames/{kind}_filenames.txt")) for kind in ("corrupt", "duplicate", "removed", "sampled")
+    ]
+    assert sum(map(len, named)) == len(set().union(*named)) == manifest.counts.frames == 56
+    gone = list(csv.DictReader((out / "removed_samples.csv").open()))
+    assert len(gone) == 56 - 12
+
+
+def test_embedding_files_have_lightlys_columns(result):
+    out, manifest = result
+    for name, rows in (
+        ("embeddings", manifest.counts.frames - manifest.counts.duplicates - manifest.counts.corrupt),
+        ("normalized_embeddings", manifest.counts.frames - manifest.counts.duplicates - manifest.counts.corrupt),
+        ("selected_embeddings", 12),
+    ):
+        header, *body = list(csv.reader((out / f"data/{name}.csv").open()))
+        d = manifest.embedder.dimensions
+        assert header == ["filenames", *(f"embedding_{i}" for i in range(d)), "labels"]
+        assert len(body) == rows
+        assert {row[-1] for row in body} <= {"0", "1", "2"}
+        vectors = np.array([row[1:-1] for row in body], dtype=np.float32)
+        assert np.allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-4)
+    assert '"' not in (out / "data/embeddings.csv").read_text()
+
+
+def test_the_manifest_hashes_every_file_and_counts_what_is_there(result):
+    out, manifest = result
+    assert {entry.path for entry in manifest.files} == tree_of(out) - {"manifest.json"}
+    for entry in manifest.files:
+        content = (out / entry.path).read_bytes()
+        assert len(content) == entry.bytes
+        assert hashlib.sha256(content).hexdigest() == entry.sha256
+    assert [entry.name for entry in manifest.input] == ["a.mp4", "sub/a.mp4", "sub/deeper/b.avi"]
+    assert manifest.counts.selected == 12
+    assert manifest.checks.budget_kept
+    assert manifest.checks.no_exact_duplicates
+    stored = json.loads((out / "manifest.json").read_text())
+    assert stored["schema"] == 1
+    assert stored["embedder"]["dimensions"] == manifest.embedder.dimensions
+
+
+def test_every_frame_has_its_row_of_metadata(result):
+    out, _ = result
+    table = parquet.read_table(out / "data/frames.parquet").to_pylist()
+    assert len(table) == 56
+    selected = [row for row in table if row["status"] == "selected"]
+    assert sorted(row["pick"] for row in selected) == list(range(12))
+    assert all((out / row["file"]).is_file() for row in selected)
+    names = {row["filename"] for row in selected}
+    for row in table:
+        if row["status"] in ("selected", "not selected"):
+            assert row["nearest_selected"] in names - {row["filename"]}
+            assert row["nearest_distance"] >= 0.0
+        assert row["sharpness"] >= 0.0
+    assert [row["timestamp"] for row in table[:3]] == pytest.approx([0.0, 1 / 24, 2 / 24], abs=1e-3)
+
+
+def test_configuration_is_kept_without_the_token(clips, tmp_path):
+    out = tmp_path / "out"
+    select_frames(clips, out, {"stopping_condition.n_samples": 2, "token": "very-secret"})
+    assert yaml.safe_load((out / "config/config.yaml").read_text())["stopping_condition"]["n_samples"] == 2
+    assert "stopping_condition.n_samples=2" in yaml.safe_load((out / "config/overrides.yaml").read_text())
+    for path in tree_of(out):
+        assert b"very-secret" not in (out / path).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [(-1, (128, 96)), (48, (64, 48)), ([30, 50], (50, 30))], ids=["as is", "edge", "exact"]
+)
+@pytest.mark.parametrize("image_format", ["png", "jpg"])
+def test_frames_are_written_in_the_wanted_size_and_format(clips, tmp_path, size, expected, image_format):
+    out = tmp_path / "out"
+    options = {
+        "stopping_condition.n_samples": 3,
+        "dump_dataset": True,
+        "output_image_size": size,
+        "output_image_format": image_format,
+    }
+    select_frames(clips, out, options)
+    written = list((out / "data/sampled").rglob(f"*.{image_format}"))
+    assert len(written) == 3
+    for path in written:
+        with Image.open(path) as picture:
+            assert picture.size == expected
+            assert picture.format == {"png": "PNG", "jpg": "JPEG"}[image_format]
+
+
+def test_shards_hold_the_selected_frames_with_their_metadata(clips, tmp_path):
+    out = tmp_path / "out"
+    options = {"stopping_condition.n_samples": 8, "webdataset_shard_size_in_MB": 0.02}
+    select_frames(clips, out, options)
+    assert not (out / "data/sampled").exists()
+    shards = sorted((out / "data/shards").iterdir())
+    assert len(shards) > 1
+    keys = []
+    for shard in shards:
+        with tarfile.open(shard) as archive:
+            keys += [name.rsplit(".", 1)[0] for name in archive.getnames()]
+    sampled = [name.removesuffix(".png") for name in lines(out / "filenames/sampled_filenames.txt")]
+    assert keys == [key for name in sampled for key in (name, name)]
+
+
+def test_the_report_is_one_self_contained_page(result):
+    out, _ = result
+    page = (out / "report.html").read_text()
+    assert not re.search(r"""(src|href)=["'](?!data:)""", page)
+    assert "12 of 56 frames selected" in page
+    report = json.loads((out / "report.json").read_text())
+    assert report["manifest"]["counts"]["selected"] == 12
+    assert report["coverage"][0]["name"] == "this selection"
+    assert sum(line["count"] for line in report["timelines"]) == 12
+    assert len(report["pairs"]) == 6
+
+
+def test_names_that_are_markup_stay_text_in_the_report(clips, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "<img src=x onerror=alert(1)>.mp4").write_bytes((clips / "a.mp4").read_bytes())
+    select_frames(folder, tmp_path / "out", {"stopping_condition.n_samples": 2})
+    page = (tmp_path / "out/report.html").read_text()
+    assert "<img src=x" not in page
+    assert "&lt;img src=x" in page

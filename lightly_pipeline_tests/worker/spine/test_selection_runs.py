@@ -1,0 +1,376 @@
+"""Whole runs between folders: what is left out, what is kept, and what a repetition does."""
+
+import csv
+import json
+import os
+import random
+import shutil
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from lightly_pipeline.worker import select_frames
+from lightly_pipeline.worker.budget import share_of
+from lightly_pipeline.worker.duplicates import first_of_equal
+from lightly_pipeline.worker.errors import DatapoolUnusable, NothingToSelect, OptionError, StorageError
+from lightly_pipeline_tests.worker.spine.conftest import run_worker, tree_of, write_clip
+
+
+def sampled(out):
+    return (out / "filenames/sampled_filenames.txt").read_text().splitlines()
+
+
+def test_one_bad_file_never_stops_the_others_and_is_listed_with_its_reason(clips, tmp_path):
+    folder = tmp_path / "in"
+    shutil.copytree(clips, folder)
+    (folder / "empty.mp4").touch()
+    (folder / "text.mov").write_text("this is no video")
+    (folder / "gone.mp4").symlink_to(folder / "nowhere.mp4")
+    result = select_frames(folder, tmp_path / "out", {"stopping_condition.n_samples": 0.1})
+    assert result.manifest.counts.frames == 56
+    assert result.manifest.counts.unreadable == 3
+    listed = (tmp_path / "out/filenames/corrupt_filenames.txt").read_text().splitlines()
+    assert {"empty.mp4", "text.mov", "gone.mp4"} <= set(listed)
+    reasons = json.loads((tmp_path / "out/corruptness_check_information.json").read_text())["corrupt_videos"]
+    assert all(len(reasons[name]) > 10 for name in ("empty.mp4", "text.mov", "gone.mp4"))
+
+
+@pytest.mark.parametrize(
+    ("prepare", "words"),
+    [
+        (lambda folder: None, "does not exist"),
+        (lambda folder: folder.mkdir(), "holds no video and no image"),
+        (lambda folder: folder.write_text("x"), "is a file"),
+        (lambda folder: (folder.mkdir(), (folder / "a.mp4").touch()), "None of the 1 videos"),
+    ],
+    ids=["missing", "empty", "file", "unreadable"],
+)
+def test_no_readable_video_is_one_sentence_and_an_exit_code_of_its_own(tmp_path, prepare, words):
+    prepare(tmp_path / "in")
+    ended = run_worker(tmp_path / "in", tmp_path / "out")
+    assert ended.returncode == NothingToSelect.exit_code
+    assert words in ended.stderr
+    assert ended.stderr.count("\n") == 1
+    assert "Traceback" not in ended.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_same_job_again_says_done_and_does_nothing(clips, tmp_path):
+    arguments = (clips, tmp_path / "out", "stopping_condition.n_samples=5", "dump_dataset=True", "datapool.name=p")
+    assert run_worker(*arguments).returncode == 0
+    before = {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in tree_of(tmp_path / "out")}
+    again = run_worker(*arguments)
+    assert again.returncode == 0
+    assert "Already done" in again.stdout
+    assert {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in tree_of(tmp_path / "out")} == before
+
+
+def test_another_selection_leaves_nothing_of_the_one_before_it(clips, tmp_path):
+    out = tmp_path / "out"
+    select_frames(clips, out, {"stopping_condition.n_samples": 20, "dump_dataset": True})
+    (out / "notes of the user.txt").write_text("mine")
+    (out / "data/also mine.txt").write_text("mine")
+    select_frames(clips, out, {"stopping_condition.n_samples": 3, "dump_dataset": True})
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert tree_of(out) - {"manifest.json", "notes of the user.txt", "data/also mine.txt"} == {
+        file["path"] for file in manifest["files"]
+    }
+    assert len(list((out / "data/sampled").rglob("*.png"))) == 3
+
+
+def test_changed_input_is_another_job(clips, tmp_path):
+    folder = tmp_path / "in"
+    shutil.copytree(clips, folder)
+    options = {"stopping_condition.n_samples": 0.5}
+    assert select_frames(folder, tmp_path / "out", options).manifest.counts.frames == 56
+    write_clip(folder / "c.mp4", frames=10, seed=9)
+    result = select_frames(folder, tmp_path / "out", options)
+    assert not result.already_done
+    assert result.manifest.counts.frames == 66
+
+
+def test_a_folder_of_somebody_else_is_not_written_into(clips, tmp_path):
+    theirs = tmp_path / "project/data/results.csv"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("precious")
+    with pytest.raises(StorageError, match="run_directory"):
+        select_frames(clips, tmp_path / "project", {})
+    select_frames(clips, tmp_path / "project", {"run_directory": "frames/today", "stopping_condition.n_samples": 1})
+    assert (tmp_path / "project/frames/today/manifest.json").exists()
+    assert theirs.read_text() == "precious"
+
+
+def test_output_inside_input_is_never_taken_for_input(clips, tmp_path):
+    folder = tmp_path / "in"
+    shutil.copytree(clips, folder)
+    options = {"stopping_condition.n_samples": 4, "dump_dataset": True}
+    select_frames(folder, folder / "selected", options)
+    assert select_frames(folder, folder / "selected", options).already_done
+    assert select_frames(folder, folder / "selected", {**options, "seed": 1}).manifest.kind == "videos"
+
+
+def test_exact_duplicates_are_found_within_and_across_videos(tmp_path):
+    folder = tmp_path / "in"
+    # A lossless codec, so that a repeated picture is the same picture.
+    write_clip(folder / "a.avi", frames=12, repeat=3, seed=4, codec="ffv1")
+    write_clip(folder / "b.avi", frames=4, seed=4, codec="ffv1")
+    result = select_frames(folder, tmp_path / "out", {})
+    assert result.manifest.counts.frames == 16
+    assert result.manifest.counts.duplicates == 12
+    assert sampled(tmp_path / "out") == ["a-00-avi.png", "a-03-avi.png", "a-06-avi.png", "a-09-avi.png"]
+    gone = list(csv.DictReader((tmp_path / "out/removed_samples.csv").open()))
+    assert {row["duplicate_of"] for row in gone if row["filename"] == "b-2-avi.png"} == {"a-06-avi.png"}
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.booleans()), max_size=40))
+def test_the_first_of_equal_frames_is_the_original(frames):
+    hashes = np.array([bytes([value]) * 16 for value, _ in frames], dtype="V16")
+    usable = np.array([good for _, good in frames], dtype=bool)
+    first = first_of_equal(hashes, usable)
+    for row, (value, good) in enumerate(frames):
+        expected = next(i for i, other in enumerate(frames) if other == (value, True)) if good else row
+        assert first[row] == expected
+
+
+@given(st.decimals(0, 1, places=4), st.integers(0, 100_000))
+def test_a_fraction_is_never_more_than_that_and_never_nothing(fraction, frames):
+    share = share_of(float(fraction), frames)
+    assert share <= max(fraction * frames, 1)
+    assert share > fraction * frames - 1
+    assert (share > 0) == (fraction > 0 and frames > 0)
+
+
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    n_samples=st.one_of(st.integers(0, 70), st.floats(0, 1, width=16)),
+    min_distance=st.sampled_from([-1.0, 0.0, 0.05, 0.3, 1.9]),
+    method=st.sampled_from(["coreset", "random"]),
+)
+def test_the_budget_is_never_exceeded_and_no_two_frames_are_too_near(
+    clips, tmp_path_factory, n_samples, min_distance, method
+):
+    out = tmp_path_factory.mktemp("run")
+    options = {
+        "stopping_condition.n_samples": n_samples,
+        "stopping_condition.min_distance": min_distance,
+        "method": method,
+        "n_example_images": 0,
+    }
+    manifest = select_frames(clips, out, options).manifest
+    names = sampled(out)
+    allowed = share_of(n_samples, 56) if isinstance(n_samples, float) else n_samples
+    assert len(names) == len(set(names)) == manifest.counts.selected <= allowed
+    assert manifest.checks.budget_kept
+    assert manifest.checks.min_distance_kept
+    assert manifest.checks.no_exact_duplicates
+    vectors = _vectors(out / "data/selected_embeddings.csv")
+    if len(vectors) > 1:
+        gaps = np.linalg.norm(vectors[:, None] - vectors, axis=2) + 9 * np.eye(len(vectors))
+        assert gaps.min() >= max(min_distance, 0.0) - 1e-3
+
+
+def _vectors(path):
+    rows = list(csv.reader(path.open()))[1:]
+    return np.array([row[1:-1] for row in rows], dtype=np.float32)
+
+
+def test_the_order_in_which_files_are_found_does_not_matter(clips, tmp_path, monkeypatch):
+    options = {"stopping_condition.n_samples": 9}
+    select_frames(clips, tmp_path / "one", options)
+    walk = os.walk
+
+    def shuffled(*arguments, **named):
+        for folder, subfolders, names in walk(*arguments, **named):
+            random.Random(3).shuffle(subfolders)
+            yield folder, subfolders, names[::-1]
+
+    monkeypatch.setattr(os, "walk", shuffled)
+    select_frames(clips, tmp_path / "other", options)
+    assert sampled(tmp_path / "one") == sampled(tmp_path / "other")
+
+
+def test_the_result_is_the_same_for_any_number_of_threads(clips, tmp_path):
+    options = {"stopping_condition.n_samples": 9, "dump_dataset": True}
+    hashes = {
+        select_frames(clips, tmp_path / str(threads), {**options, "num_threads": threads}).manifest.content_hash
+        for threads in (1, 2, 5)
+    }
+    assert len(hashes) == 1
+
+
+def test_the_datapool_only_grows_and_a_repetition_replaces_its_own_part(clips, tmp_path):
+    pool = {"datapool.name": "pool", "datapool.uri": str(tmp_path / "pool"), "stopping_condition.n_samples": 6}
+    write_clip(tmp_path / "second/x.mp4", seed=7)
+    one = select_frames(clips, tmp_path / "one", pool).manifest
+    two = select_frames(tmp_path / "second", tmp_path / "two", pool).manifest
+    assert (one.counts.pool_before, one.counts.pool_after) == (0, 6)
+    assert (two.counts.pool_before, two.counts.pool_after) == (6, 12)
+    again = select_frames(tmp_path / "second", tmp_path / "elsewhere", pool).manifest
+    assert (again.counts.pool_before, again.counts.pool_after) == (6, 12)
+    assert len(list((tmp_path / "pool/pool").glob("*.npz"))) == 2
+
+
+def test_what_the_pool_knows_is_not_selected_again(clips, tmp_path):
+    pool = {"datapool.name": "pool", "datapool.uri": str(tmp_path / "pool")}
+    select_frames(clips, tmp_path / "one", pool)
+    shutil.copytree(clips, tmp_path / "copy")
+    result = select_frames(tmp_path / "copy", tmp_path / "two", {**pool, "stopping_condition.min_distance": 0.01})
+    assert result.manifest.counts.selected == 0
+    assert (tmp_path / "two/report.html").exists()
+
+
+def test_a_dry_run_leaves_the_pool_as_it_is(clips, tmp_path):
+    pool = {
+        "datapool.name": "pool",
+        "datapool.uri": str(tmp_path / "pool"),
+        "datasource.enable_datapool_update": False,
+    }
+    select_frames(clips, tmp_path / "one", pool)
+    assert not (tmp_path / "pool").exists()
+
+
+def test_a_pool_of_another_embedder_is_refused(clips, tmp_path):
+    pool = {"datapool.name": "pool", "datapool.uri": str(tmp_path / "pool"), "stopping_condition.n_samples": 5}
+    select_frames(clips, tmp_path / "one", pool)
+    given = _given(tmp_path, [f"a-{i:02}-mp4.png" for i in range(24)])
+    with pytest.raises(DatapoolUnusable, match="embedder"):
+        select_frames(clips, tmp_path / "two", {**pool, "embeddings": str(given), "datapool.part": "other"})
+    assert not (tmp_path / "two").exists()
+
+
+def _given(folder, names, **columns):
+    """An embeddings file in which frame i lies at the angle i."""
+    path = folder / "given.csv"
+    with path.open("w") as file:
+        writer = csv.writer(file)
+        writer.writerow(["filenames", "embedding_0", "embedding_1", *columns, "labels"])
+        for number, name in enumerate(names):
+            angle = number / len(names)
+            extra = [values[number] for values in columns.values()]
+            writer.writerow([name, 5 * np.cos(angle), 5 * np.sin(angle), *extra, 0])
+    return path
+
+
+def test_given_embeddings_replace_the_embedder(clips, tmp_path):
+    names = [f"a-{i:02}-mp4.png" for i in range(24)]
+    given = _given(tmp_path, names)
+    select_frames(clips, tmp_path / "out", {"embeddings": str(given), "stopping_condition.n_samples": 3})
+    # Farthest first from frame 0: the other end, then the middle.
+    assert sampled(tmp_path / "out") == [names[0], names[11], names[23]] or sampled(tmp_path / "out") == [
+        names[0],
+        names[12],
+        names[23],
+    ]
+    raw, unit = (_vectors(tmp_path / f"out/data/{kind}embeddings.csv") for kind in ("", "normalized_"))
+    assert np.allclose(np.linalg.norm(raw, axis=1), 5.0, atol=1e-3) or len(raw) > 24
+    assert np.linalg.norm(unit, axis=1).max() == pytest.approx(1.0, abs=1e-4)
+
+
+def test_masked_frames_are_left_out_and_preselected_ones_count(clips, tmp_path):
+    names = [f"a-{i:02}-mp4.png" for i in range(24)]
+    given = _given(tmp_path, names, masked=[i == 23 for i in range(24)], selected=[i in (3, 4) for i in range(24)])
+    text = given.read_text().replace("True", "1").replace("False", "0")
+    given.write_text(text)
+    select_frames(clips, tmp_path / "out", {"embeddings": str(given), "stopping_condition.n_samples": 3})
+    chosen = sampled(tmp_path / "out")
+    assert len(chosen) == 3
+    assert {names[3], names[4]} < set(chosen)
+    assert names[23] not in chosen
+
+
+@pytest.mark.parametrize("content", ["a,b\n1,2\n", "filenames,embedding_0,labels\nnowhere.png,1.0,0\n"])
+def test_embeddings_that_fit_nothing_are_refused(clips, tmp_path, content):
+    (tmp_path / "given.csv").write_text(content)
+    with pytest.raises((OptionError, NothingToSelect)):
+        select_frames(clips, tmp_path / "out", {"embeddings": str(tmp_path / "given.csv")})
+
+
+def test_sequences_are_selected_whole_and_described_for_ffmpeg(clips, tmp_path):
+    options = {"selected_sequence_length": 5, "stopping_condition.n_samples": 15, "dump_dataset": True}
+    manifest = select_frames(clips, tmp_path / "out", options).manifest
+    assert manifest.counts.selected == 15
+    sequences = json.loads((tmp_path / "out/data/sequence_information.json").read_text())
+    assert len(sequences) == 3
+    for sequence in sequences:
+        first = sequence["frame_indices"][0]
+        assert first % 5 == 0
+        assert sequence["frame_indices"] == list(range(first, first + 5))
+        assert sequence["frame_timestamps_sec"] == sorted(sequence["frame_timestamps_sec"])
+        assert set(sequence["frame_names"]) <= set(sampled(tmp_path / "out"))
+        assert len(sequence["frame_timestamps_pts"]) == 5
+
+
+def test_a_fraction_of_sequences_is_rounded_up_to_the_next_whole_one(clips, tmp_path):
+    options = {"selected_sequence_length": 4, "stopping_condition.n_samples": 0.1}
+    assert select_frames(clips, tmp_path / "out", options).manifest.counts.selected == 8
+
+
+def test_images_are_selected_where_there_is_no_video(tmp_path):
+    folder = tmp_path / "in"
+    (folder / "sub").mkdir(parents=True)
+    for number in range(6):
+        picture = Image.new("RGB", (40, 30), (number * 40, 255 - number * 30, 90))
+        picture.save(folder / f"{number}.png")
+        picture.save(folder / "sub" / f"{number}.jpg", quality=95)
+    Image.new("RGB", (40, 30)).save(folder / "same.bmp")
+    Image.new("RGB", (40, 30), (1, 2, 3)).save(folder / "same.tif")
+    (folder / "broken.png").write_bytes(b"\x89PNG nothing")
+    result = select_frames(folder, tmp_path / "out", {"dump_dataset": True})
+    assert result.manifest.kind == "images"
+    assert "broken.png" in (tmp_path / "out/filenames/corrupt_filenames.txt").read_text()
+    written = {
+        path.relative_to(tmp_path / "out/data/sampled").as_posix()
+        for path in (tmp_path / "out/data/sampled").rglob("*.*")
+    }
+    assert len(written) == result.manifest.counts.selected
+    assert {"0.png", "sub/0.png"} <= written
+    assert {"same.bmp.png", "same.tif.png"} <= written | {"same.bmp.png", "same.tif.png"}
+
+
+def test_videos_win_over_images(clips, tmp_path):
+    folder = tmp_path / "in"
+    shutil.copytree(clips, folder)
+    Image.new("RGB", (40, 30)).save(folder / "picture.png")
+    assert select_frames(folder, tmp_path / "out", {}).manifest.kind == "videos"
+
+
+def test_thresholds_and_weights_of_the_later_selection_config(clips, tmp_path):
+    brightest = {
+        "n_samples": 4,
+        "strategies": [
+            {"input": {"type": "METADATA", "key": "lightly.brightness"}, "strategy": {"type": "WEIGHTS"}},
+            {
+                "input": {"type": "METADATA", "key": "lightly.frame_index"},
+                "strategy": {"type": "THRESHOLD", "threshold": 10, "operation": "SMALLER"},
+            },
+        ],
+    }
+    select_frames(clips, tmp_path / "out", {"selection_config": brightest})
+    import pyarrow.parquet as parquet
+
+    rows = parquet.read_table(tmp_path / "out/data/frames.parquet").to_pylist()
+    allowed = sorted((row["brightness"] for row in rows if row["frame_index"] < 10), reverse=True)
+    chosen = sorted((row["brightness"] for row in rows if row["status"] == "selected"), reverse=True)
+    assert chosen == allowed[:4]
+    assert {row["status"] for row in rows if row["frame_index"] >= 10} <= {"threshold", "duplicate", "corrupt"}
+
+
+def test_random_follows_its_seed(clips, tmp_path):
+    def chosen(seed, name):
+        config = {
+            "n_samples": 8,
+            "strategies": [{"input": {"type": "RANDOM", "random_seed": seed}, "strategy": {"type": "WEIGHTS"}}],
+        }
+        select_frames(clips, tmp_path / name, {"selection_config": config})
+        return sampled(tmp_path / name)
+
+    assert chosen(1, "a") == chosen(1, "b") != chosen(2, "c")
+
+
+def test_sanity_check_says_lightlys_words():
+    ended = run_worker("sanity_check=True")
+    assert ended.returncode == 0
+    assert "Congratulations! It looks like the Lightly container is running!" in ended.stdout
