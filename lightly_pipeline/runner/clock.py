@@ -19,6 +19,8 @@ RUNNING = ((60.0, 1.0), (float("inf"), 5.0))
 # While all instances are busy.
 QUEUED = ((30.0, 1.0), (300.0, 3.0), (float("inf"), 10.0))
 
+_OVERSLEPT = 5.0
+
 
 @dataclass(frozen=True)
 class Clock:
@@ -49,4 +51,7 @@ def ticks(clock: Clock, pace: Sequence[tuple[float, float]], deadline: float) ->
         if elapsed >= deadline:
             return
         pause = next(seconds for until, seconds in pace if elapsed < until)
-        clock.sleep(max(0.0, min(pause * random.uniform(0.95, 1.05), deadline - elapsed)))  # noqa: S311
+        pause = max(0.0, min(pause * random.uniform(0.95, 1.05), deadline - elapsed))  # noqa: S311
+        before = clock.monotonic()
+        clock.sleep(pause)
+        begun += max(0.0, clock.monotonic() - before - pause - _OVERSLEPT)

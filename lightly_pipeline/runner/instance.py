@@ -148,6 +148,7 @@ class Instances:
         NotReady after `deadlines.agent` seconds; InstanceGone where the instance leaves `running` for good.
         """
         what = f"ask SSM for the agent of {seen.id}"
+        looked = 0.0
         for look in ticks(self.clock, STARTING, self.deadlines.agent):
             tick()
             with said_plainly(what, self.clients.sts, let=frozenset({"InvalidInstanceId"})):
@@ -163,7 +164,10 @@ class Instances:
                 online = information.get("PingStatus") == "Online"
                 if information.get("InstanceId") == seen.id and online and young:
                     return
-            if look.elapsed > 10 and self.look(seen.id).state != "running":
+            if look.elapsed - looked < 10.0:
+                continue
+            looked = look.elapsed
+            if self.look(seen.id).state != "running":
                 raise NotReady(f"Instance {seen.id} left the state running before its SSM agent came online.")
         raise NotReady(
             f"Instance {seen.id} is running but its SSM agent has not come online in "
