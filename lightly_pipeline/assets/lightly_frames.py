@@ -55,6 +55,7 @@ def lightly_frames(
                 bucket.uri(output_prefix(key)),
                 *config.arguments(pool),
             ],
+            timeout_seconds=runner.command_timeout_seconds,
         )
         reported = invocation.get_materialize_result(implicit_materialization=False)
         agreement = _compare_with_bucket(bucket, key)

@@ -51,6 +51,9 @@ class RunnerResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     queue_timeout_seconds: float = Field(
         default=21600.0, gt=0, description="Longest wait for a free slot while all instances are busy."
     )
+    command_timeout_seconds: int = Field(
+        default=12 * 3600, ge=5, le=172800, description="Seconds after which a command is killed; 48 hours at most."
+    )
     lease_seconds: float = Field(
         default=900.0,
         ge=10,

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 _PATIENT = Config(retries={"mode": "standard", "total_max_attempts": 10}, connect_timeout=10, read_timeout=30)
 _BRISK = Config(retries={"mode": "standard", "total_max_attempts": 2}, connect_timeout=3, read_timeout=8)
+# botocore repeats a call whose answer was lost, and SendCommand has no token by which SSM could tell a repetition: the
+# job would run twice at once.
+_ONCE = Config(retries={"mode": "standard", "total_max_attempts": 1}, connect_timeout=3, read_timeout=8)
 
 NO_CAPACITY = frozenset(
     {
@@ -85,7 +88,7 @@ PASSING = frozenset(
 
 @dataclass(frozen=True)
 class Clients:
-    """The boto3 clients of one runner; `brisk_*` give up after two attempts of some seconds."""
+    """The boto3 clients of one runner; `brisk_*` give up after two attempts of some seconds, that of SSM after one."""
 
     ec2: EC2Client
     ssm: SSMClient
@@ -110,7 +113,7 @@ class Clients:
             ssm=session.client("ssm", config=_PATIENT),
             s3=session.client("s3", config=_PATIENT),
             brisk_ec2=session.client("ec2", config=_BRISK),
-            brisk_ssm=session.client("ssm", config=_BRISK),
+            brisk_ssm=session.client("ssm", config=_ONCE),
             brisk_s3=session.client("s3", config=_BRISK),
             logs=lambda: session.client("logs", config=_PATIENT),
             sts=lambda: session.client("sts", config=_BRISK),
@@ -141,6 +144,13 @@ def is_passing(error: BaseException) -> bool:
         "ResponseStreamingError",
         "SSLError",
     }
+
+
+def may_have_arrived(error: BaseException) -> bool:
+    """Whether a call that failed so may have been carried out all the same: its answer was lost, or broke off."""
+    if isinstance(error, ClientError):
+        return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)) >= 500
+    return is_passing(error)
 
 
 @contextmanager

@@ -8,11 +8,12 @@ from __future__ import annotations
 import codecs
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Literal
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from lightly_pipeline.runner.aws import Clients, code_of, is_passing, said_plainly
+from lightly_pipeline.runner.aws import Clients, code_of, is_passing, may_have_arrived, said_plainly
 from lightly_pipeline.runner.clock import RUNNING, STARTING, Clock, ticks
 from lightly_pipeline.runner.errors import (
     CommandCancelled,
@@ -118,8 +119,9 @@ class Commands:
     ) -> Sent:
         """Send the text to the instance; its complete output will be in S3 under `output_prefix`.
 
-        A running instance whose agent SSM does not know yet is tried again for `deadlines.agent` seconds.
-        InstanceTaken where it is not running any more.
+        A running instance whose agent SSM does not know yet is tried again for `deadlines.agent` seconds, and so
+        is a call that SSM did not answer; but one that arrived all the same, known by its comment, is not
+        repeated: `comment` must be this command's alone. InstanceTaken where it is not running any more.
         """
         if not SHORTEST_TIMEOUT <= timeout <= LONGEST_TIMEOUT:
             raise ConfigurationError(
@@ -143,18 +145,27 @@ class Commands:
             }
         what = f"send a command to instance {instance_id}"
         deadline = self.instances.deadlines.agent
+        unanswered: ClientError | BotoCoreError | None = None
         for _ in ticks(self.clock, STARTING, deadline):
             tick()
+            if unanswered is not None and may_have_arrived(unanswered):
+                found = self.sent_before(instance_id, request["Comment"], since=launched)
+                if found is not None:
+                    return Sent(found.id, instance_id, launched, output_prefix, timeout)
             with said_plainly(what, self.clients.sts, let=frozenset({"InvalidInstanceId"})):
                 try:
-                    answer = self.clients.ssm.send_command(**request)
-                except ClientError as error:
-                    if code_of(error) != "InvalidInstanceId":
+                    answer = self.clients.brisk_ssm.send_command(**request)
+                except (ClientError, BotoCoreError) as error:
+                    unanswered = error if is_passing(error) else None
+                    if unanswered is None and code_of(error) != "InvalidInstanceId":
                         raise
                 else:
                     command_id = answer["Command"]["CommandId"]
                     return Sent(command_id, instance_id, launched, output_prefix, timeout)
             self._must_run(instance_id, launched)
+        if unanswered is not None:
+            with said_plainly(what, self.clients.sts):
+                raise unanswered
         raise NotReady(
             f"SSM has refused commands to instance {instance_id} for {deadline:.0f} s, although it is "
             f"running: check its "
@@ -179,6 +190,23 @@ class Commands:
                         continue
                     return Found(invocation["CommandId"], instance_id, comment)
         return None
+
+    def sent_before(self, instance_id: str, comment: str, *, since: float | None, brisk: bool = False) -> Found | None:
+        """The command of this very comment that SSM has accepted since the instance's start, ended or not."""
+        client = self.clients.brisk_ssm if brisk else self.clients.ssm
+        request: dict[str, Any] = {"InstanceId": instance_id}
+        if since is not None:
+            after = datetime.fromtimestamp(since - 1.0, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+            request["Filters"] = [{"key": "InvokedAfter", "value": after}]
+        with said_plainly(f"list the commands of instance {instance_id}", self.clients.sts):
+            while True:
+                answer = client.list_command_invocations(**request)
+                for invocation in answer.get("CommandInvocations", []):
+                    if invocation.get("Comment", "") == comment[:COMMENT_LENGTH]:
+                        return Found(invocation["CommandId"], instance_id, comment)
+                if not answer.get("NextToken"):
+                    return None
+                request["NextToken"] = answer["NextToken"]
 
     def invocation(self, command_id: str, instance_id: str) -> GetCommandInvocationResultTypeDef | None:
         """What SSM says of the command now; None while it does not know it yet."""
@@ -250,14 +278,18 @@ class Commands:
             raise InstanceTaken(f"Instance {instance_id} was stopped and started again under the command.")
 
     def cancel(self, command_id: str, instance_id: str) -> None:
-        """Ask SSM once to end the command: the agent kills its process group. Best effort, as SSM's own
-        is."""
+        """Ask SSM, twice at the most, to end the command: the agent kills its process group. Best effort, as
+        SSM's own is."""
         with said_plainly(f"cancel command {command_id}", self.clients.sts):
-            try:
-                self.clients.brisk_ssm.cancel_command(CommandId=command_id, InstanceIds=[instance_id])
-            except (ClientError, BotoCoreError) as error:
-                if code_of(error) not in _NOTHING_TO_CANCEL and not is_passing(error):
-                    raise
+            for _ in range(2):
+                try:
+                    self.clients.brisk_ssm.cancel_command(CommandId=command_id, InstanceIds=[instance_id])
+                except (ClientError, BotoCoreError) as error:
+                    if is_passing(error):
+                        continue
+                    if code_of(error) not in _NOTHING_TO_CANCEL:
+                        raise
+                return
 
     def kill_container(self, command_id: str, instance_id: str) -> None:
         """End the docker container of a cancelled command, which killing its process group does not reach.

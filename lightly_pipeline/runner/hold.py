@@ -64,6 +64,8 @@ class Hold:
     adopt: Collection[str] = ()
     seen: Seen | None = None
     command: str | None = None
+    # The comment of a command that may be on its way, as long as its id is not known.
+    sending: str | None = None
     resumed: bool = False
     starts: int = 0
     usable_at: float = 0.0
@@ -150,7 +152,7 @@ class Hold:
         """Give back the instance that was lost or is not wanted, and be ready to acquire another."""
         for instance_id in list(self._touched):
             self._leave(instance_id)
-        self.seen = self.command = None
+        self.seen = self.command = self.sending = None
 
     def release(self, *, linger: float = 0.0) -> tuple[str, ...]:
         """Give everything back; stop what nobody else holds. Returns the other holders of the own instance.
@@ -165,6 +167,13 @@ class Hold:
         with self.gate.shield():
             own = self.seen.id if self.seen is not None else None
             cancelled, self.command = self.command, None
+            if own is not None and cancelled is None and self.sending is not None:
+                try:
+                    found = self.commands.sent_before(own, self.sending, since=self._launched(), brisk=True)
+                    cancelled = found.id if found is not None else None
+                except RunnerError as error:
+                    errors.append(error)
+            self.sending = None
             if own is not None and cancelled is not None:
                 try:
                     self.commands.cancel(cancelled, own)
@@ -364,6 +373,9 @@ class Hold:
             f"console. The "
             f"sensor release_expired_instances and the instance's own watchdog try as well."
         )
+
+    def _launched(self) -> float | None:
+        return self.seen.launched if self.seen is not None else None
 
     def _ready(self) -> Seen:
         if self.seen is None or self.seen.state in GONE_STATES:

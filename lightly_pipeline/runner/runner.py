@@ -257,17 +257,19 @@ class InstanceRunner:
                 watcher.said(f"Command {found.id} of this job is still under way on {seen.id}: following it.")
                 sent = Sent(found.id, seen.id, seen.launched, f"{attempt.prefix}output", job.timeout)
             else:
+                # An interrupt that cuts off SSM's answer leaves a command of which only this is known.
+                hold.sending = f"{_label(job.holder)} #{attempt.number}"
                 sent = self.commands.send(
                     seen.id,
                     command_text(job.argv, {**job.environment, **environment}),
                     timeout=job.timeout,
-                    comment=f"{_label(job.holder)} #{attempt.number}",
+                    comment=hold.sending,
                     output_prefix=f"{attempt.prefix}output",
                     launched=seen.launched,
                     tick=hold.tick,
                 )
             begun = self.clock.monotonic()
-            hold.command = sent.id
+            hold.command, hold.sending = sent.id, None
             watcher.sent(sent)
             hold.note(sent.id)
             ended = self._follow(sent, hold, watcher)

@@ -306,8 +306,9 @@ class VirtualCloud:
             "StandardErrorContent": "",
         }
 
-    def _list_command_invocations(self, InstanceId: str, Filters: Any) -> Any:
-        wanted = Filters[0]["value"]
+    def _list_command_invocations(self, InstanceId: str, Filters: Any = ()) -> Any:
+        wanted = {entry["key"]: entry["value"] for entry in Filters}
+        after = datetime.fromisoformat(wanted.get("InvokedAfter", "1970-01-01T00:00:00Z").replace("Z", "+00:00"))
         return {
             "CommandInvocations": [
                 {
@@ -317,7 +318,9 @@ class VirtualCloud:
                     "RequestedDateTime": datetime.fromtimestamp(command.sent, timezone.utc),
                 }
                 for command in self.commands.values()
-                if command.instance == InstanceId and command.status == wanted
+                if command.instance == InstanceId
+                and command.status == wanted.get("Status", command.status)
+                and command.sent >= after.timestamp()
             ]
         }
 

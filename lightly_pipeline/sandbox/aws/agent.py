@@ -65,6 +65,9 @@ class Agent:
         # A second at the least, so that a timer set to nothing does not turn in circles.
         self._watchdog_at = online_at - self._cloud.timings.agent + self._cloud.timings.watchdog
 
+        # One that is silenced now never comes online, also when nobody looks before it would have.
+        self._observe_silence(self._cloud.clock())
+
     def start(self) -> None:
         """Begin to boot."""
         thread = threading.Thread(target=self._live, name=f"agent of {self._machine.id}", daemon=True)

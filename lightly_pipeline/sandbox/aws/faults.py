@@ -9,7 +9,8 @@ import threading
 import urllib.error
 import urllib.request
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -150,10 +151,43 @@ class FaultOrders(ABC):
         self._order("clear")
 
 
+class HeldCall:
+    """A call that is stopped on its way, at the service's door or, once carried out, with its answer."""
+
+    def __init__(self, action: str, matching: str, answer: bool) -> None:
+        self._action, self._matching = action, matching
+        self.answer = answer
+        self.arrived = threading.Event()
+        self._decided = threading.Event()
+        self._dropped = False
+
+    def wait(self, timeout: float) -> None:
+        """Wait until a call has arrived; TimeoutError after so many seconds."""
+        if not self.arrived.wait(timeout):
+            raise TimeoutError(f"No call of {self._action} {self._matching} has come within {timeout:.0f} s.")
+
+    def let_go(self, *, drop: bool = False) -> None:
+        """Let it pass, and those that follow; `drop` has it lost on its way instead, without an effect."""
+        self._dropped = self._dropped or (drop and not self._decided.is_set())
+        self._decided.set()
+
+    def matches(self, operation: str, text: str) -> bool:
+        """Whether this call is one to be held."""
+        names = (operation, operation.partition(":")[2])
+        return self._action in names and self._matching in text and not self._decided.is_set()
+
+    def passes(self) -> bool:
+        """Called by the held call itself: waits for the decision; False if it is lost on its way."""
+        self.arrived.set()
+        self._decided.wait()
+        return not self._dropped
+
+
 class Faults(FaultOrders):
     """The faults of one sandbox; may be used from any thread."""
 
     def __init__(self) -> None:
+        self._held: list[HeldCall] = []
         self._lock = threading.RLock()
         self._injections: list[_Injection] = []
         self._switches: dict[tuple[str, str | None], Any] = {}
@@ -168,6 +202,31 @@ class Faults(FaultOrders):
             self._order(order, **arguments)
         except (TypeError, KeyError) as error:
             raise ValueError(f"The order {order!r} cannot be read: {error}.") from error
+
+    @contextmanager
+    def hold(self, action: str, *, matching: str = "", answer: bool = False) -> Iterator[HeldCall]:
+        """Hold the calls of `action` whose text contains `matching` until the block lets them go.
+
+        A caller stands at one exact point of its work meanwhile, where it can be killed, say. With `answer` the call
+        is carried out first and only its answer is held. What is still held when the block ends is let go.
+        """
+        held = HeldCall(action, matching, answer)
+        with self._lock:
+            self._held.append(held)
+        try:
+            yield held
+        finally:
+            with self._lock:
+                self._held.remove(held)
+            held.let_go()
+
+    def held(self, operation: str, text: str, *, answer: bool) -> HeldCall | None:
+        """Who holds this call, or its answer."""
+        with self._lock:
+            for held in self._held:
+                if held.answer == answer and held.matches(operation, text):
+                    return held
+        return None
 
     def on_change(self, callback: Callable[[], None]) -> None:
         """Call `callback` after each order, so that who waits looks again."""

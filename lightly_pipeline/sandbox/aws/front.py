@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _HOSTS = ("127.0.0.1", "localhost")
+# Nobody hears it: a call is lost on its way only where its caller is gone.
+_LOST = Answer("RequestTimeout", "The request was lost on its way to the sandbox.", 408)
 _WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
@@ -69,10 +71,18 @@ class Front:
             delay = self._cloud.faults.take_delay(identity.name, identity.text)
             if delay > 0:
                 time.sleep(delay)
+            held = self._cloud.faults.held(identity.name, identity.text, answer=False)
+            if held is not None and not held.passes():
+                protocol.discard_body(environ)
+                return protocol.error(environ, identity.service, _LOST)(environ, start_response)
             fault = self._cloud.faults.take(identity.name, identity.text)
             try:
                 if fault is None:
-                    return self._serve(environ, identity, remember)
+                    answer = self._serve(environ, identity, remember)
+                    held = self._cloud.faults.held(identity.name, identity.text, answer=True)
+                    if held is not None:
+                        held.passes()
+                    return answer
                 if fault.lost:
                     _drain(self._serve(environ, identity, lambda *_: lambda _data: None))
                 else:
