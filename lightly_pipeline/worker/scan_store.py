@@ -10,7 +10,9 @@ import pickle
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, ClassVar
 
+import av
 import numpy as np
 from numpy.typing import NDArray
 
@@ -49,7 +51,8 @@ class ScanStore:
         embeddings = _Mapped.of(scan.embeddings, home / "embeddings.npy")
         partial = home / "incomplete"
         without = replace(scan, embeddings=np.empty((0, 0), np.float32))
-        partial.write_bytes(pickle.dumps((digest, without, embeddings)))
+        with partial.open("wb") as content:
+            _Pickler(content).dump((digest, without, embeddings))
         partial.replace(home / _DONE)
         return replace(scan, embeddings=embeddings.open())
 
@@ -66,6 +69,20 @@ class ScanStore:
     def _home(self, file: InputFile) -> Path:
         text = f"{file.name}\n{file.bytes}\n{file.version}\n{self.settings}"
         return self.folder / f"{_STORED}{hashlib.sha256(text.encode()).hexdigest()[:24]}"
+
+
+def _packet(content: bytes, pts: int | None, dts: int | None, key: bool) -> av.Packet:
+    packet = av.Packet(content)
+    packet.pts, packet.dts, packet.is_keyframe = pts, dts, key
+    return packet
+
+
+class _Pickler(pickle.Pickler):
+    """Knows how to store a packet: the one with which a scan primes the decoders that find its frames again."""
+
+    dispatch_table: ClassVar[dict[type, Any]] = {
+        av.Packet: lambda packet: (_packet, (bytes(packet), packet.pts, packet.dts, packet.is_keyframe))
+    }
 
 
 @dataclass(frozen=True)

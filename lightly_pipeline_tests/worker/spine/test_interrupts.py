@@ -1,0 +1,127 @@
+"""Signals and kills between folders: the command ends at once, OUTPUT is untouched, the next run continues."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from lightly_pipeline.worker import scanning, select_frames
+from lightly_pipeline.worker.errors import Interrupted
+from lightly_pipeline.worker.progress import Progress
+from lightly_pipeline_tests.worker.spine.conftest import run_worker, tree_of, write_clip
+
+
+@pytest.fixture(scope="module")
+def long_clips(tmp_path_factory):
+    """Four clips that take some seconds to scan."""
+    folder = tmp_path_factory.mktemp("long")
+    for number in range(4):
+        write_clip(folder / f"{number}.mp4", frames=1500, seed=number)
+    return folder
+
+
+def start(source, target, *options):
+    return subprocess.Popen(
+        [sys.executable, "-m", "lightly_pipeline.worker", source, target, "dump_dataset=True", *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=dict(os.environ),
+        start_new_session=True,
+    )
+
+
+def wait_until_scanning(process, scratch):
+    deadline = time.monotonic() + 60
+    while not list(scratch.glob("*/*/scans/scan-*")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_within_a_second_and_leaves_no_output(long_clips, tmp_path, scratch, number):
+    process = start(long_clips, tmp_path / "out")
+    wait_until_scanning(process, scratch)
+    # As a terminal sends it: to the whole process group.
+    began = time.monotonic()
+    os.killpg(process.pid, number)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 128 + number
+    # On a busy machine the processor may not come round sooner.
+    assert time.monotonic() - began < 1.0 + os.getloadavg()[0] / 2
+    assert said.count("\n") == 1
+    assert "nothing was written" in said
+    assert not (tmp_path / "out").exists()
+    assert not list(scratch.glob("*/*/tree"))
+
+
+def test_a_killed_run_leaves_no_output_and_the_next_one_has_the_same_result(long_clips, tmp_path, scratch):
+    process = start(long_clips, tmp_path / "out", "stopping_condition.n_samples=20")
+    wait_until_scanning(process, scratch)
+    process.kill()
+    process.wait()
+    process.communicate()
+    assert not (tmp_path / "out").exists()
+    again = run_worker(long_clips, tmp_path / "out", "dump_dataset=True", "stopping_condition.n_samples=20")
+    assert again.returncode == 0
+    fresh = tmp_path / "fresh"
+    select_frames(long_clips, fresh, {"stopping_condition.n_samples": 20, "dump_dataset": True})
+    for path in tree_of(fresh / "filenames") | {"../data/selected_embeddings.csv"}:
+        assert (fresh / "filenames" / path).read_bytes() == (tmp_path / "out/filenames" / path).read_bytes()
+
+
+def test_a_run_that_was_ended_continues_with_the_next_video(clips, tmp_path, monkeypatch):
+    decoded = []
+    scan_videos = scanning.scan_videos
+
+    def noted(paths, **settings):
+        for path, scan in zip(paths, scan_videos(paths, **settings), strict=True):
+            decoded.append(path)
+            yield scan
+
+    monkeypatch.setattr(scanning, "scan_videos", noted)
+    keep = scanning.ScanStore.keep
+    progress = Progress()
+
+    def interrupted_after_two(*arguments):
+        kept = keep(*arguments)
+        if len(decoded) == 2:
+            progress.interrupt(signal.SIGTERM)
+            progress.check()
+        return kept
+
+    monkeypatch.setattr(scanning.ScanStore, "keep", interrupted_after_two)
+    options = {"stopping_condition.n_samples": 6, "dump_dataset": True}
+    with pytest.raises(Interrupted):
+        select_frames(clips, tmp_path / "out", options, progress=progress)
+    decoded.clear()
+    monkeypatch.setattr(scanning.ScanStore, "keep", keep)
+    progress = Progress()
+    result = select_frames(clips, tmp_path / "out", options, progress=progress)
+    assert [path.name for path in decoded] == ["b.avi"]
+    undisturbed = select_frames(clips, tmp_path / "other", options)
+    assert result.manifest.content_hash == undisturbed.manifest.content_hash
+
+
+def test_two_runs_of_the_same_job_do_the_work_once(long_clips, tmp_path, scratch):
+    options = ("stopping_condition.n_samples=5",)
+    processes = [start(long_clips, tmp_path / "out", *options) for _ in range(2)]
+    said = [process.communicate(timeout=200)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert sum("Already done" in text for text in said) == 1
+    assert [path for path in scratch.rglob("*") if path.is_file()] == []
+
+
+def test_what_interrupted_runs_keep_is_bounded(clips, tmp_path, scratch):
+    root = scratch / f"lightly-worker-{os.getuid()}"
+    for number in range(5):
+        left = root / f"left{number}"
+        left.mkdir(parents=True)
+        (left / "video").write_bytes(bytes(1_000_000))
+        os.utime(left, (1000 + number, 1000 + number))
+    select_frames(clips, tmp_path / "out", {"stopping_condition.n_samples": 1, "scratch_size_in_GB": 0.002})
+    assert sorted(path.name for path in root.iterdir()) == ["left3", "left4"]
