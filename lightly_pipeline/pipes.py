@@ -313,7 +313,7 @@ class _PipesWatcher(Watcher):
         return links
 
     def _tag(self, tags: dict[str, str]) -> None:
-        self._context.instance.add_run_tags(self._context.run_id, tags)
+        self._context.instance.add_run_tags(self._context.run.run_id, tags)
 
     def _on_message(self, message: dict[str, Any]) -> bool:
         """Look at a message before Dagster does, in the reader's thread; True if it is dealt with."""
@@ -342,14 +342,14 @@ class _PipesWatcher(Watcher):
 def _holder(context: Context) -> str:
     """The name under which this try of this step holds leases."""
     step = context.get_step_execution_context().step.key
-    return f"{context.run_id}/{step}/{context.retry_number}"
+    return f"{context.run.run_id}/{step}/{context.retry_number}"
 
 
 def _job(context: Context, command: Sequence[str], timeout: int, environment: Mapping[str, str]) -> Job:
     """The job, with what earlier tries of the same work left in run tags: this run's, or its parent's once
     dead."""
     holder = _holder(context)
-    run = context.instance.get_run_by_id(context.run_id)
+    run = context.instance.get_run_by_id(context.run.run_id)
     tags = dict(run.tags) if run is not None else {}
     if HOLDER_TAG not in tags and run is not None and run.parent_run_id:
         parent = context.instance.get_run_by_id(run.parent_run_id)
@@ -385,7 +385,7 @@ def _more_is_coming(context: Context) -> bool:
         limit=100,
     )
     for run in recent:
-        if run.run_id == context.run_id:
+        if run.run_id == context.run.run_id:
             continue
         same_job = not run.asset_selection and run.job_name == context.job_name
         if same_job or wanted & set(run.asset_selection or ()):

@@ -61,8 +61,9 @@ def test_it_works_without_dagster_home(world, keys):
     assert len(list(world.bucket.list(f"input_dir/{keys[1]}/"))) == 1
 
 
-def test_dg_launch_and_job_execute_run_the_same_pipeline(world, keys):
-    succeeded(world.run("dg", "launch", "--assets", "pexels_video,s3_video_object", "--partition", keys[2]))
+def test_dg_launch_and_job_execute_run_the_same_pipeline(world, keys, root):
+    launch = ("dg", "launch", "--assets", "pexels_video,s3_video_object", "--partition", keys[2])
+    succeeded(world.run(*launch, cwd=root))
     assert len(list(world.bucket.list(f"input_dir/{keys[2]}/"))) == 1
     succeeded(
         world.run(
