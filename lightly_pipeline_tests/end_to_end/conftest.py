@@ -21,23 +21,12 @@ def root():
 def world(sandbox, tmp_path):
     home = dagster_home(tmp_path)
     cache = tmp_path / "videos"
-<<<<<<< HEAD
-    yield World.of(sandbox, home, LIGHTLY_VIDEO_CACHE=str(cache))
-=======
-    with dg.DagsterInstance.from_config(str(home)) as instance:
+    world = World.of(sandbox, home, LIGHTLY_VIDEO_CACHE=str(cache))
+    with world.instance() as instance:
         # Makes the databases: Dagster's first two processes would get in each other's way.
         instance.get_runs()
         instance.get_dynamic_partitions("videos")
-    environment = {
-        **os.environ,
-        **sandbox.environment,
-        "DAGSTER_HOME": str(home),
-        "LIGHTLY_VIDEO_CACHE": str(cache),
-        "LIGHTLY_SETTLE_SECONDS": "0",
-        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
-    }
-    yield World(sandbox, home, environment)
->>>>>>> fe2e6fa (Test bad input in this process where a subprocess proves no more)
+    yield world
     shutil.rmtree(cache, ignore_errors=True)
 
 
