@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from lightly_pipeline.worker.datapool import segments
 from lightly_pipeline.worker.datapool.part import (
     DatapoolError,
     Embedder,
@@ -19,6 +20,7 @@ from lightly_pipeline.worker.datapool.part import (
     Part,
     check_name,
 )
+from lightly_pipeline.worker.datapool.segments import Segment
 from lightly_pipeline.worker.datapool.store import Store, Stored, open_store
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ _SUFFIX = ".npz"
 
 @dataclass(frozen=True)
 class PoolVectors:
-    """The vectors of a pool in the order of its part names, memory-mapped from a scratch file.
+    """The vectors of a pool, part after part in no particular order, memory-mapped from a scratch file.
 
     `embeddings` is float32 [m, d] (d is 0 for an empty pool of unknown embedder).
     """
@@ -46,8 +48,18 @@ class PoolVectors:
 
     def describe(self, row: int) -> tuple[str, str]:
         """(part, frame name) of one row; reads that part again, so that names need no memory."""
-        part = self.parts[bisect_right(self.starts, row) - 1]
-        return part, self._pool.read(part).filenames[row - self.starts[self.parts.index(part)]]
+        number = bisect_right(self.starts, row) - 1
+        part = self.parts[number]
+        return part, self._pool.read(part).filenames[row - self.starts[number]]
+
+
+@dataclass(frozen=True)
+class Compaction:
+    """What a compaction left: parts in the pool, segments that hold them, segments that were removed."""
+
+    parts: int
+    segments: int
+    removed: int
 
 
 class Datapool:
@@ -106,35 +118,89 @@ class Datapool:
         starts: list[int] = []
         count = 0
         with tempfile.NamedTemporaryFile(prefix="datapool-", suffix=".f32", dir=scratch, delete=False) as spool:
-            for name, part in self._contents(without):
-                if expected is None:
-                    expected = part.embedder
-                if part.embedder != expected:
-                    raise self._mixed(name, part.embedder, expected)
-                if not part.filenames:
-                    continue
-                names.append(name)
-                starts.append(count)
-                count += len(part.filenames)
-                spool.write(part.embeddings.data)
-        dimensions = expected.dimensions if expected else 0
-        if count:
-            vectors: NDArray[np.float32] = np.memmap(spool.name, dtype=np.float32, mode="r", shape=(count, dimensions))
-        else:
-            vectors = np.empty((0, dimensions), dtype=np.float32)
-        # The mapping keeps the file's content alive; its name is no longer needed.
-        Path(spool.name).unlink()
+            try:
+                for name, identity, rows in self._contents(without):
+                    if expected is None:
+                        expected = identity
+                    if identity != expected:
+                        raise self._mixed(name, identity, expected)
+                    if len(rows):
+                        names.append(name)
+                        starts.append(count)
+                        count += len(rows)
+                        spool.write(np.ascontiguousarray(rows).data)
+                spool.flush()
+                dimensions = expected.dimensions if expected else 0
+                vectors: NDArray[np.float32] = np.empty((0, dimensions), dtype=np.float32)
+                if count:
+                    vectors = np.memmap(spool.name, dtype=np.float32, mode="r", shape=(count, dimensions))
+            finally:
+                # The mapping keeps the file's content alive; its name is no longer needed.
+                Path(spool.name).unlink()
         return PoolVectors(vectors, expected, tuple(names), tuple(starts), self)
 
-    def _contents(self, without: str | None) -> Iterator[tuple[str, Part]]:
-        for name, _ in self.parts():
-            if name == without:
+    def compact(self, *, rows: int = segments.ROWS) -> Compaction:
+        """Copy parts that are not in a segment yet into segments, so that loading takes few requests.
+
+        Safe at any time beside any other use of the pool, and when it is killed. Parts stay as they are.
+        """
+        old = [stored.name for stored in self.store.list(self._folder + segments.FOLDER)]
+        live = {name: stored.tag for name, stored in self.parts()}
+        kept: set[str] = set()
+        copied: set[str] = set()
+        for name in old:
+            segment = self._segment(name)
+            if segment is None:
                 continue
-            try:
-                yield name, self.read(name)
-            except FileNotFoundError:
-                # Removed between listing and reading: as if it had been removed before.
-                continue
+            valid = {c.part for c in segment.parts if live.get(c.part) == c.tag} - copied
+            # A segment is worth keeping as it is when it is large and mostly current.
+            used = sum(c.stop - c.start for c in segment.parts if c.part in valid)
+            if used >= rows / 2 and used >= 0.8 * len(segment.embeddings):
+                kept.add(name)
+                copied |= valid
+        fresh = (
+            (name, tag, part)
+            for name, tag in live.items()
+            if name not in copied and (part := self._read_or_none(name)) is not None
+        )
+        for segment in segments.gather(fresh, rows):
+            object_name, content = segment.to_object()
+            self.store.write(self._folder + object_name, content)
+            kept.add(self._folder + object_name)
+        for name in old:
+            if name not in kept:
+                self.store.delete(name)
+        return Compaction(parts=len(live), segments=len(kept), removed=len(set(old) - kept))
+
+    def _contents(self, without: str | None) -> Iterator[tuple[str, Embedder, NDArray[np.float32]]]:
+        """(part, embedder, vectors): from segments where they are current, else from the parts themselves."""
+        live = {name: stored.tag for name, stored in self.parts() if name != without}
+        for stored in self.store.list(self._folder + segments.FOLDER):
+            segment = self._segment(stored.name)
+            for copied in segment.parts if segment else ():
+                if live.get(copied.part) == copied.tag:
+                    del live[copied.part]
+                    assert segment is not None  # noqa: S101 - for the type checker
+                    yield copied.part, segment.embedder, segment.embeddings[copied.start : copied.stop]
+        for name in live:
+            part = self._read_or_none(name)
+            if part is not None:
+                yield name, part.embedder, part.embeddings
+
+    def _read_or_none(self, part: str) -> Part | None:
+        """A part; None when it was removed since it was listed, as if it had been removed before."""
+        try:
+            return self.read(part)
+        except FileNotFoundError:
+            return None
+
+    def _segment(self, name: str) -> Segment | None:
+        """A segment; None when somebody else's compaction has just removed it."""
+        try:
+            with self.store.open(name) as file:
+                return Segment.read(file, self.store.locate(name))
+        except FileNotFoundError:
+            return None
 
     def _mixed(self, part: str, found: Embedder, expected: Embedder) -> DatapoolError:
         return DatapoolError(

@@ -4,8 +4,9 @@ Strategies, engines and their exactness live here; pixels, files and the datapoo
 `select` is the whole interface: everything it returns is in the order of picking.
 """
 
-from lightly_pipeline.worker.select.dispatch import ENGINES, STRATEGIES, select
+from lightly_pipeline.worker.select.dispatch import STRATEGIES, select
 from lightly_pipeline.worker.select.distance import nearest_neighbours
+from lightly_pipeline.worker.select.engine import ENGINES
 from lightly_pipeline.worker.select.selection import Selection, SelectionCancelled, SelectionError
 
 __all__ = [

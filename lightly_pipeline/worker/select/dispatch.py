@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lightly_pipeline.worker.select.brute_force import brute_force
+from lightly_pipeline.worker.select.balanced import balanced
+from lightly_pipeline.worker.select.engine import ENGINES, k_center
 from lightly_pipeline.worker.select.in_order import in_order
-from lightly_pipeline.worker.select.mundig import mundig
 from lightly_pipeline.worker.select.selection import (
     Floats,
     Indices,
@@ -22,19 +21,7 @@ from lightly_pipeline.worker.select.selection import (
     quietly,
 )
 
-STRATEGIES = ("coreset", "random")
-ENGINES = ("auto", "numpy", "mundig")
-
-
-class Engine(Protocol):
-    """Greedy k-center of `points` on top of `pool`."""
-
-    def __call__(  # noqa: D102
-        self, points: Floats, pool: Floats | None, budget: int, min_distance: float, watch: Watch
-    ) -> tuple[Indices, Floats, StoppedBy]: ...
-
-
-_ENGINES: dict[str, Engine] = {"auto": brute_force, "numpy": brute_force, "mundig": mundig}
+STRATEGIES = ("coreset", "balanced", "random", "weights")
 
 
 def select(
@@ -45,6 +32,7 @@ def select(
     pool: NDArray[np.floating] | None = None,
     strategy: str = "coreset",
     weights: NDArray[np.floating] | None = None,
+    sharpness: NDArray[np.floating] | None = None,
     groups: NDArray[np.integer] | None = None,
     seconds: NDArray[np.floating] | None = None,
     seed: int = 0,
@@ -57,8 +45,13 @@ def select(
     `budget` counts new rows only, never the pool. No row is chosen that is identical to another chosen one or to a
     pool vector, and with `min_distance` (Euclidean; 0 to 2 for unit vectors) none nearer than that, whatever the
     strategy. `groups` (int [n]) numbers the video of each row and `seconds` (float [n]) its time; rows of one video
-    come in display order. `weights` (float [n], not negative), such as sharpness, decide between equal rows.
-    The result depends on the input alone: not on threads, machine or engine (mundig rounds differently).
+    come in display order. The result depends on the input alone: not on threads, machine or engine (mundig rounds
+    differently).
+
+    Strategies: "coreset" is Lightly's greedy k-center; with `weights` (float [n], not negative) the row with the
+    largest distance times weight is next, and rows of weight 0 are left out. "balanced" spends half of the budget on
+    representatives along each video, and of frames that show the same it takes the one with the largest `sharpness`
+    (float [n]). "random" draws by `seed`. "weights" takes the heaviest rows. The pool and the distances hold for all.
 
     `on_progress(picked, budget)` is called now and then; `cancelled()` returning true raises SelectionCancelled
     within a fraction of a second, and so does Ctrl-C with KeyboardInterrupt.
@@ -79,19 +72,39 @@ def select(
     _check_column("weights", weights, len(points))
     _check_column("groups", groups, len(points))
     _check_column("seconds", seconds, len(points))
+    _check_column("sharpness", sharpness, len(points))
     if min_distance is not None and not np.isfinite(min_distance):
         raise SelectionError(f"min_distance is {min_distance}: give a number, 0 to 2 for unit vectors.")
     distance = max(0.0, float(min_distance or 0.0))
     budget = min(int(budget), len(points))
     watch = Watch(on_progress or quietly, cancelled or never)
+    if weights is not None and len(weights) and not (np.isfinite(weights).all() and weights.min() >= 0):
+        raise SelectionError("Weights must be finite and not negative.")
+    notes: list[str] = []
     if budget <= 0:
-        return Selection(np.empty(0, np.int64), np.empty(0, np.float32), "budget", strategy=strategy, engine=engine)
-    if strategy == "random":
-        order = np.random.default_rng(seed).permutation(len(points))
+        picks, distances, stopped_by = np.empty(0, np.int64), np.empty(0, np.float32), _BUDGET
+    elif strategy in ("random", "weights"):
+        order = _order(strategy, len(points), weights, seed)
         picks, distances, stopped_by = in_order(points, known, order, budget, distance, watch)
-        return Selection(picks, distances, stopped_by, strategy=strategy, engine="numpy")
-    picks, distances, stopped_by = _ENGINES[engine](points, known, budget, distance, watch)
-    return Selection(picks, distances, stopped_by, strategy=strategy, engine=engine)
+    elif strategy == "balanced":
+        picks, distances, stopped_by = balanced(
+            points, known, budget, distance, watch, k_center=k_center(engine, notes), groups=groups, sharpness=sharpness
+        )
+    else:
+        picks, distances, stopped_by = k_center(engine, notes, weights)(points, known, budget, distance, watch)
+    return Selection(picks, distances, stopped_by, strategy, engine, tuple(notes))
+
+
+_BUDGET: StoppedBy = "budget"
+
+
+def _order(strategy: str, rows: int, weights: NDArray[np.floating] | None, seed: int) -> Indices:
+    if strategy == "random":
+        return np.random.default_rng(seed).permutation(rows)
+    if weights is None:
+        raise SelectionError("The strategy 'weights' needs weights: give one per embedding.")
+    heaviest: Indices = np.argsort(-weights, kind="stable")
+    return heaviest[weights[heaviest] > 0]
 
 
 def _checked(name: str, vectors: NDArray[np.floating]) -> Floats:

@@ -9,6 +9,8 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from lightly_pipeline.worker.datapool import Datapool, DatapoolError
+from lightly_pipeline.worker.datapool.cli import main
+from lightly_pipeline.worker.datapool.lightly_csv import export_csv, import_csv
 from lightly_pipeline_tests.worker.select.vectors import unit_vectors
 
 
@@ -118,3 +120,120 @@ def test_a_bucket_that_is_not_there_is_a_sentence(s3_endpoint, monkeypatch, tmp_
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_endpoint)
     with pytest.raises(DatapoolError, match="Check that the bucket exists"):
         Datapool("s3://nobody-made-this/pool").load(Identity(), scratch=tmp_path)
+
+
+def test_compaction_changes_how_a_pool_is_read_and_not_what_it_holds(uri, tmp_path):
+    pool = Datapool(uri)
+    for i in range(7):
+        fill(pool, f"video-{i}", 3, seed=i)
+    before = sorted(map(bytes, pool.load(Identity(), scratch=tmp_path).embeddings))
+    done = pool.compact(rows=9)
+    assert (done.parts, done.segments) == (7, 3)
+    reads = []
+    original = pool.store.open
+    pool.store.open = lambda name: reads.append(name) or original(name)
+    loaded = pool.load(Identity(), scratch=tmp_path)
+    assert sorted(map(bytes, loaded.embeddings)) == before
+    assert len(reads) == 3
+    part, name = loaded.describe(4)
+    assert name in pool.read(part).filenames
+    # one video runs again, one is forgotten, one is new: the segments are out of date and nobody is misled
+    fill(pool, "video-2", 2, seed=99)
+    pool.remove("video-4")
+    fill(pool, "video-9", 1, seed=100)
+    expected = sorted(map(bytes, np.concatenate([pool.read(n).embeddings for n, _ in pool.parts()])))
+    assert sorted(map(bytes, pool.load(Identity(), scratch=tmp_path).embeddings)) == expected
+    assert len(pool.load(Identity(), without="video-0", scratch=tmp_path)) == len(expected) - 3
+    again = pool.compact(rows=9)
+    assert again.removed >= 1
+    assert sorted(map(bytes, pool.load(Identity(), scratch=tmp_path).embeddings)) == expected
+
+
+def test_compaction_beside_writers_and_other_compactions_loses_nothing(uri, tmp_path):
+    pool = Datapool(uri)
+    for i in range(6):
+        fill(pool, f"video-{i}", 2, seed=i)
+    failures = []
+
+    def run(work):
+        try:
+            work()
+        except BaseException as error:
+            failures.append(error)
+
+    def load():
+        folder = tmp_path / threading.current_thread().name
+        folder.mkdir()
+        for _ in range(4):
+            assert len(Datapool(uri).load(Identity(), scratch=folder)) >= 12
+
+    tasks = [lambda: [Datapool(uri).compact(rows=4) for _ in range(4)]] * 2 + [load] * 2
+    tasks += [lambda i=i: fill(Datapool(uri), f"late-{i}", 2, seed=50 + i) for i in range(4)]
+    threads = [threading.Thread(target=run, args=(task,), name=f"t{n}") for n, task in enumerate(tasks)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert len(pool.load(Identity(), scratch=tmp_path)) == 20
+    assert sum(len(pool.read(name).filenames) for name, _ in pool.parts()) == 20
+
+
+def test_lightlys_file_goes_out_and_comes_back_exactly(tmp_path):
+    pool = Datapool(str(tmp_path / "a"))
+    _, vectors = fill(pool, "pexels-1", 3, seed=1)
+    fill(pool, "pexels-2", 2, seed=2)
+    out = tmp_path / "datapool_latest.csv"
+    assert export_csv(pool, out) == 5
+    lines = out.read_text().splitlines()
+    assert lines[0] == "filenames," + ",".join(f"embedding_{i}" for i in range(8)) + ",labels"
+    assert lines[1].startswith("pexels-1-000-mp4.png,")
+    other = Datapool(str(tmp_path / "b"))
+    for _ in range(2):  # the second time replaces the first
+        assert import_csv(other, out, name="frames", version="1") == 5
+    loaded = other.load(Identity(), scratch=tmp_path)
+    assert len(loaded) == 5
+    assert np.allclose(loaded.embeddings[:3], vectors, atol=1e-7)
+    with pytest.raises(DatapoolError, match="is empty"):
+        export_csv(Datapool(str(tmp_path / "c")), tmp_path / "none.csv")
+    assert not (tmp_path / "none.csv").exists()
+
+
+def test_a_broken_line_of_lightlys_file_is_named(tmp_path):
+    broken = tmp_path / "pool.csv"
+    broken.write_text("filenames,embedding_0,embedding_1,labels\na.png,1,0,0\nb.png,x,0,0\n")
+    with pytest.raises(DatapoolError, match="line 3"):
+        import_csv(Datapool(str(tmp_path / "p")), broken, name="m", version="1")
+    broken.write_text("a,b\n1,2\n")
+    with pytest.raises(DatapoolError, match="is not an embeddings file of Lightly"):
+        import_csv(Datapool(str(tmp_path / "p")), broken, name="m", version="1")
+
+
+def test_the_subcommand_shows_asks_imports_exports_and_compacts(tmp_path, capsys):
+    uri = str(tmp_path / "pool")
+    pool = Datapool(uri)
+    fill(pool, "pexels-1", 3, seed=1)
+    fill(pool, "pexels-2", 2, seed=2)
+
+    def run(*arguments):
+        code = main(list(arguments))
+        told = capsys.readouterr()
+        return code, told.out, told.err
+
+    code, out, _ = run("show", uri, "--parts")
+    assert code == 0
+    assert "5 frames of 2 videos" in out
+    assert "model frames 1 (8 dimensions): 5 frames" in out
+    assert "pexels-2: 2 frames" in out
+    code, out, _ = run("nearest", uri, "pexels-1-001-mp4.png", "-k", "2")
+    assert out.splitlines()[0].startswith("0.0000  pexels-1-001-mp4.png")
+    assert len(out.splitlines()) == 2
+    assert run("compact", uri)[0] == 0
+    assert run("export", uri, str(tmp_path / "out.csv"))[0] == 0
+    assert run("import", uri, str(tmp_path / "out.csv"), "--embedder", "frames")[0] == 0
+    assert run("remove", uri, "pexels-2")[0] == 0
+    code, out, _ = run("show", uri)
+    assert "8 frames of 2 videos" in out
+    code, _, err = run("nearest", uri, str(tmp_path / "nothing.png"))
+    assert code == 5
+    assert "neither a picture file nor the name" in err
