@@ -53,7 +53,7 @@ FORMATS = {
     "vp9": Format("libvpx-vp9", suffix=".webm", options=(("deadline", "realtime"), ("cpu-used", "8"))),
     "vp9-odd-size": Format("libvpx-vp9", ".webm", "yuv420p", 161, 97, (("deadline", "realtime"), ("cpu-used", "8"))),
     "vp9-alpha": Format("libvpx-vp9", ".webm", "yuva420p", options=(("deadline", "realtime"), ("cpu-used", "8"))),
-    "av1": Format("libsvtav1", options=(("preset", "12"),)),
+    "av1": Format("libsvtav1", options=(("preset", "10"), ("svtav1-params", "lp=1"))),
     "mpeg4": Format("mpeg4", suffix=".avi"),
     "mpeg4-odd-size": Format("mpeg4", suffix=".avi", width=161, height=97),
     "msmpeg4": Format("msmpeg4", suffix=".avi"),

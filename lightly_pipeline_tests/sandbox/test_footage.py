@@ -96,7 +96,11 @@ def test_two_processes_that_render_at_once_both_get_whole_clips(tmp_path: Path):
         "footage(Path(sys.argv[1]), 'return')"
     )
     both = [subprocess.Popen([sys.executable, "-c", render, str(tmp_path)]) for _ in range(2)]
-    assert [process.wait(60) for process in both] == [0, 0]
+    try:
+        assert [process.wait(60) for process in both] == [0, 0]
+    finally:
+        for process in both:
+            process.kill()
     clip = next(clip for clip in clips(tmp_path) if clip.name == "return")
     assert len(decoded(clip.files[1])) == clip.frames
     assert [path.name for path in clip.files[0].parent.parent.iterdir()] == ["return"]
