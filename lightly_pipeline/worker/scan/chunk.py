@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from lightly_pipeline.worker.scan.encode import PictureEncoder
 from lightly_pipeline.worker.scan.keep import ChunkRule
 from lightly_pipeline.worker.scan.measure import Measured, Meter
+from lightly_pipeline.worker.scan.neural import NeuralEmbedder
 from lightly_pipeline.worker.scan.packets import (
     Chunk,
     Packet,
@@ -105,8 +106,16 @@ class Damage:
 class ChunkDecoder:
     """Decodes chunks of one file in one thread."""
 
-    def __init__(self, meter: Meter, settings: ScanSettings, scratch: Path, time_base: float) -> None:
+    def __init__(
+        self,
+        meter: Meter,
+        settings: ScanSettings,
+        scratch: Path,
+        time_base: float,
+        neural: NeuralEmbedder | None = None,
+    ) -> None:
         self._meter = meter
+        self._neural = neural
         self._settings = settings
         self._scratch = scratch
         self._time_base = time_base
@@ -126,6 +135,8 @@ class ChunkDecoder:
         """
         rows: list[tuple[object, ...]] = []
         embeddings: list[NDArray[np.float32]] = []
+        neural = self._neural
+        pictures: list[NDArray[np.uint8]] = []
         complaints: list[str | None] = []
         grays: list[float] = []
         kept: dict[int, Path] = {}
@@ -152,7 +163,13 @@ class ChunkDecoder:
                 size = (frame.height, frame.width) if rotation % 180 else (frame.width, frame.height)
             rows.append(row_of(index, pts, pts * self._time_base, measured))
             embedding = measured.embedding.copy()
-            embeddings.append(embedding)
+            if neural is None:
+                embeddings.append(embedding)
+            else:
+                pictures.append(neural.prepare(frame, rotation))
+                if len(pictures) == neural.batch:
+                    embeddings.extend(neural.embed(pictures))
+                    pictures.clear()
             complaints.append("libav's decoder found damage in it" if frame.is_corrupt else None)
             grays.append(measured.gray_row_ratio)
             keys.append(frame.key_frame)
@@ -182,6 +199,8 @@ class ChunkDecoder:
                 take(frame)
         except (av.FFmpegError, EOFError) as error:
             damage.add(None, f"the last pictures do not decode ({reason_of(error)})")
+        if neural is not None and pictures:
+            embeddings.extend(neural.embed(pictures))
         table = np.array(rows, dtype=FRAME_DTYPE)
         groups = _groups(chunk, table)
         result = ChunkResult(

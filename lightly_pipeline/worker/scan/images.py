@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from threading import local
 
 import av
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from lightly_pipeline.worker.scan.cores import usable_cores
 from lightly_pipeline.worker.scan.descriptor import BUILT_IN
-from lightly_pipeline.worker.scan.measure import Meter
+from lightly_pipeline.worker.scan.measure import Measured, Meter
+from lightly_pipeline.worker.scan.neural import NeuralEmbedder
+from lightly_pipeline.worker.scan.store import EmbeddingStore
 from lightly_pipeline.worker.scan.types import FRAME_DTYPE, Problem, ScanSettings, VideoScan
+
+
+def _nothing(frames: int) -> None:
+    """Do not follow progress."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +36,42 @@ class ImageSource:
 
 
 def open_image(path: Path) -> av.VideoFrame:
-    """Decode one image as shown (EXIF orientation applied, first page). Raises OSError when damaged."""
-    with Image.open(path) as picture:
-        upright = ImageOps.exif_transpose(picture).convert("RGB")
-    return av.VideoFrame.from_ndarray(np.ascontiguousarray(upright), format="rgb24")
+    """Decode one image as shown: EXIF orientation applied, first page, transparency dropped, 8 bits a channel.
+
+    Raises OSError when it is damaged, cut off or no image.
+    """
+    try:
+        with warnings.catch_warnings(), Image.open(path) as picture:
+            warnings.simplefilter("ignore")
+            if picture.mode.startswith(("I", "F")):
+                rgb = _from_deep_gray(picture)
+            else:
+                rgb = np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+    except OSError:
+        raise
+    except Exception as error:  # Pillow's decoders raise what they please on damaged files
+        raise OSError(f"{type(error).__name__}: {error}") from error
+    return av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
+
+
+def _from_deep_gray(picture: Image.Image) -> NDArray[np.uint8]:
+    """16-bit, 32-bit and float gray as 8 bits: 16-bit samples by their upper byte, others over their range."""
+    values = np.asarray(ImageOps.exif_transpose(picture)).astype(np.float64)
+    if picture.mode.startswith("I;16") or (values.min() >= 0 and 255 < values.max() <= 65535):
+        values = values / 257
+    elif values.max() > 255 or values.min() < 0:
+        span = max(float(values.max() - values.min()), 1e-12)
+        values = (values - values.min()) * (255 / span)
+    gray = np.clip(np.round(values), 0, 255).astype(np.uint8)
+    return np.repeat(gray[..., None], 3, axis=2)
+
+
+@dataclass
+class _Seen:
+    measured: Measured | None = None
+    embedding: NDArray[np.float32] | None = None
+    size: tuple[int, int] = (0, 0)
+    reason: str = ""
 
 
 def scan_images(
@@ -35,42 +79,58 @@ def scan_images(
     *,
     scratch: Path,
     settings: ScanSettings,
-    on_progress: Callable[[int], None] = lambda frames: None,
+    on_progress: Callable[[int], None] = _nothing,
 ) -> VideoScan:
     """Scan images, one frame each, in the order of `paths`; `frames["index"]` is the place in `paths`.
 
-    An image that does not decode has a `Problem` with its index, `ok` False and a zero embedding.
+    An image that does not decode has a `Problem` with its index, `ok` False and a zero embedding. Width and
+    height are those of the first image that decodes. Raises ScanError when a model is given that does not load.
     """
     folder = Path(tempfile.mkdtemp(prefix="scan-", dir=scratch))
+    neural = NeuralEmbedder(settings.model) if settings.model else None
+    embedder = neural.identity if neural else BUILT_IN
     problems: list[Problem] = []
     frames = np.zeros(len(paths), dtype=FRAME_DTYPE)
     frames["index"] = np.arange(len(paths))
-    meter = Meter()
-    embeddings = np.zeros((len(paths), BUILT_IN.dimensions), np.float32)
-    for index, path in enumerate(paths):
+    frames["pts"] = -1
+    store = EmbeddingStore(folder / "embeddings.float32", embedder.dimensions)
+    size = (0, 0)
+    own = local()
+
+    def look(path: Path) -> _Seen:
+        if not hasattr(own, "meter"):
+            own.meter = Meter()
         try:
             frame = open_image(path)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            problems.append(Problem(index, f"{path.name} is not an image that can be read: {error}.", "unreadable"))
-        else:
-            numbers = meter.measure(frame)
+        except OSError as error:
+            return _Seen(reason=f"{path.name} is not an image that can be read: {error}.")
+        measured = own.meter.measure(frame)
+        embedding = neural.embed([neural.prepare(frame)])[0] if neural else measured.embedding.copy()
+        return _Seen(measured, embedding, (frame.width, frame.height))
+
+    for index, seen in enumerate(_in_order(look, paths, settings.threads or usable_cores())):
+        if seen.reason:
+            problems.append(Problem(index, seen.reason, "unreadable"))
+        if seen.measured is not None:
             row = frames[index]
-            row["pixel_hash"] = numbers.pixel_hash
-            row["sharpness"] = numbers.sharpness
-            row["brightness"] = numbers.brightness
-            row["contrast"] = numbers.contrast
-            row["uniform_row_ratio"] = numbers.uniform_row_ratio
-            row["ok"] = True
-            embeddings[index] = numbers.embedding
+            row["pixel_hash"] = seen.measured.pixel_hash
+            row["sharpness"] = seen.measured.sharpness
+            row["brightness"] = seen.measured.brightness
+            row["contrast"] = seen.measured.contrast
+            row["uniform_row_ratio"] = seen.measured.uniform_row_ratio
+            row["ok"] = not seen.reason
+            size = size if size[0] else seen.size
+        empty = np.zeros(embedder.dimensions, np.float32)
+        store.append((empty if seen.embedding is None else seen.embedding)[None])
         on_progress(1)
     return VideoScan(
         path=paths[0].parent if paths else folder,
         frames=frames,
-        embeddings=embeddings,
+        embeddings=store.finish(),
         problems=problems,
-        embedder=BUILT_IN,
-        width=0,
-        height=0,
+        embedder=embedder,
+        width=size[0],
+        height=size[1],
         fps=0.0,
         declared_frames=None,
         codec="image",
@@ -78,3 +138,19 @@ def scan_images(
         scratch=folder,
         source=ImageSource(tuple(paths)),
     )
+
+
+def _in_order(look: Callable[[Path], _Seen], paths: Sequence[Path], threads: int) -> Iterator[_Seen]:
+    """`look` at every path in some threads, a few ahead of what is consumed; results in order."""
+    ahead: list[Future[_Seen]] = []
+    following = iter(paths)
+    with ThreadPoolExecutor(threads, thread_name_prefix="scan-image") as pool:
+        try:
+            for path in islice(following, 4 * threads):
+                ahead.append(pool.submit(look, path))
+            while ahead:
+                yield ahead.pop(0).result()
+                for path in islice(following, 1):
+                    ahead.append(pool.submit(look, path))
+        finally:
+            pool.shutdown(cancel_futures=True)

@@ -53,7 +53,7 @@ class ScanSettings:
     expected_share: share of the frames that will be selected. While decoding, about twice as many likely ones
         are written to scratch, so that most selected frames need no second decode. 0, or more than 0.4, keeps
         none: every selected frame is then decoded again, exactly.
-    model: path of an ONNX model instead of the built-in descriptor, with its sidecar beside it.
+    model: path of an ONNX model instead of the built-in descriptor, with its sidecar beside it (`neural`).
     """
 
     threads: int = 0

@@ -6,7 +6,6 @@ single-thread decoder per chunk uses them better than the decoder's own threads 
 
 from __future__ import annotations
 
-import os
 import queue
 import tempfile
 import threading
@@ -19,9 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightly_pipeline.worker.scan.chunk import ChunkDecoder, ChunkResult, Decoder
+from lightly_pipeline.worker.scan.cores import usable_cores
 from lightly_pipeline.worker.scan.descriptor import BUILT_IN
 from lightly_pipeline.worker.scan.keep import KeepRule
 from lightly_pipeline.worker.scan.measure import Meter
+from lightly_pipeline.worker.scan.neural import NeuralEmbedder
 from lightly_pipeline.worker.scan.packets import (
     Chunk,
     Header,
@@ -34,7 +35,7 @@ from lightly_pipeline.worker.scan.packets import (
 )
 from lightly_pipeline.worker.scan.store import EmbeddingStore
 from lightly_pipeline.worker.scan.timing import timing_problems
-from lightly_pipeline.worker.scan.types import FRAME_DTYPE, Problem, ScanSettings, VideoScan
+from lightly_pipeline.worker.scan.types import FRAME_DTYPE, EmbedderIdentity, Problem, ScanSettings, VideoScan
 
 #: Chunks that may be decoded and not yet fetched by the caller, over all files.
 _UNFETCHED = 64
@@ -43,13 +44,6 @@ _PROGRESS_STEP = 32
 
 def _nothing(frames: int) -> None:
     """Do not follow progress."""
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def scan_video(
@@ -125,6 +119,8 @@ class _Scan:
         self._settings = settings
         self._on_progress = on_progress
         self._threads = settings.threads or usable_cores()
+        self._neural = NeuralEmbedder(settings.model) if settings.model else None
+        self._embedder = self._neural.identity if self._neural else BUILT_IN
         self._stop = threading.Event()
         self._rule = KeepRule(settings.expected_share, self._stop)
         self._tasks: queue.Queue[_Task | None] = queue.Queue(maxsize=self._threads)
@@ -151,7 +147,7 @@ class _Scan:
                     file, result = event
                     file.results[result.number] = result
                     self._unfetched.release()
-            yield _assemble(waiting.pop(number), path, self._settings)
+            yield _assemble(waiting.pop(number), path, self._settings, self._embedder)
 
     def _start(self, target: Callable[[], None], name: str) -> None:
         def run() -> None:
@@ -264,8 +260,9 @@ class _Scan:
                 self._events.put(pending)
                 pending = 0
 
-        worker = ChunkDecoder(meter, self._settings, task.file.folder, float(header.time_base))
+        worker = ChunkDecoder(meter, self._settings, task.file.folder, float(header.time_base), self._neural)
         if chunk.threads not in decoders:
+            _close(decoders)  # one at a time: each holds some tens of pictures
             decoders[chunk.threads] = Decoder(header.path, header.prime, chunk.threads)
         rule = self._rule.begin(chunk.sequence)
         first_delta = rule.copy()
@@ -327,12 +324,12 @@ class VideoSource:
     prime: Packet | None
 
 
-def _assemble(file: _File, path: Path, settings: ScanSettings) -> VideoScan:
+def _assemble(file: _File, path: Path, settings: ScanSettings, embedder: EmbedderIdentity) -> VideoScan:
     header = file.header
     results = [file.results[number] for number in sorted(file.results)]
     tables, problems, kept = [], [], {}
     groups: list[tuple[int, int]] = []
-    store = EmbeddingStore(file.folder / "embeddings.float32", BUILT_IN.dimensions)
+    store = EmbeddingStore(file.folder / "embeddings.float32", embedder.dimensions)
     count = 0
     for result in results:
         result.frames["index"] += count
@@ -361,7 +358,7 @@ def _assemble(file: _File, path: Path, settings: ScanSettings) -> VideoScan:
         frames=frames,
         embeddings=store.finish(),
         problems=header.problems + problems,
-        embedder=BUILT_IN,
+        embedder=embedder,
         width=width,
         height=height,
         fps=header.fps,

@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from lightly_pipeline.worker.scan.chunk import Decoder
+from lightly_pipeline.worker.scan.cores import usable_cores
 from lightly_pipeline.worker.scan.encode import PictureEncoder
 from lightly_pipeline.worker.scan.images import ImageSource, open_image
 from lightly_pipeline.worker.scan.measure import Meter
@@ -31,7 +32,6 @@ from lightly_pipeline.worker.scan.packets import (
     video_stream,
 )
 from lightly_pipeline.worker.scan.types import ScanError, VideoScan, WrittenFrame
-from lightly_pipeline.worker.scan.video import usable_cores
 
 
 def _nothing(frames: int) -> None:
