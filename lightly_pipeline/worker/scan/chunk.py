@@ -26,7 +26,8 @@ from lightly_pipeline.worker.scan.packets import (
 from lightly_pipeline.worker.scan.types import FRAME_DTYPE, Problem, ScanSettings
 
 _GRAY_SHARE = 0.1
-_SKIP_REPORTS = 20
+#: Codecs of which every packet shows one picture (VP8 hides some; MPEG-4 may pack two into one).
+_ONE_PICTURE_EACH = frozenset({"h264", "hevc", "vp9", "av1", "libdav1d", "mjpeg"})
 
 
 @dataclass
@@ -140,7 +141,7 @@ class ChunkDecoder:
         complaints: list[str | None] = []
         grays: list[float] = []
         kept: dict[int, Path] = {}
-        keys: list[bool] = []
+        interlaced = False
         damage = Damage()
         size = (0, 0)
         decoder.restart()
@@ -152,7 +153,7 @@ class ChunkDecoder:
         first_pts = min((packet.pts for packet in chunk.packets if packet.pts is not None), default=None)
 
         def take(frame: av.VideoFrame) -> None:
-            nonlocal size
+            nonlocal size, interlaced
             if before and first_pts is not None and frame.pts is not None and frame.pts < first_pts:
                 return
             rotation = round(frame.rotation / 90) * 90 % 360
@@ -172,7 +173,7 @@ class ChunkDecoder:
                     pictures.clear()
             complaints.append("libav's decoder found damage in it" if frame.is_corrupt else None)
             grays.append(measured.gray_row_ratio)
-            keys.append(frame.key_frame)
+            interlaced = interlaced or frame.interlaced_frame
             if rule.keeps(embedding):
                 target = self._scratch / f"{chunk.number}-{index}.{self._encoder.extension}"
                 self._encoder.write(frame, target, rotation)
@@ -181,7 +182,7 @@ class ChunkDecoder:
 
         codec, extradata = decoder.context.name, decoder.context.extradata
         for packet in chunk:
-            if packet.pts is not None:
+            if packet.pts is not None and not packet.is_discard:
                 damage.order[packet.pts] = len(damage.order)
                 if not is_referred_to(packet, codec, extradata):
                     damage.disposable.add(packet.pts)
@@ -214,6 +215,8 @@ class ChunkDecoder:
             height=size[1],
         )
         if self._settings.check_corruptness:
+            if codec in _ONE_PICTURE_EACH and not interlaced:
+                _count_missing(result, damage, self._time_base)
             _judge(result, complaints, damage, grays, [first for _, first in groups])
         return result
 
@@ -245,6 +248,23 @@ def _groups(chunk: Chunk, table: NDArray[np.void]) -> list[tuple[int, int]]:
             if frame > groups[-1][1]:
                 groups.append((packet, frame))
     return groups
+
+
+def _count_missing(result: ChunkResult, damage: Damage, time_base: float) -> None:
+    """Report pictures that the decoder swallowed without a word, as it does after a lost reference."""
+    shown = set(result.frames["pts"].tolist())
+    missing = sorted(pts for pts in damage.order if pts not in shown and pts not in damage.packets)
+    if missing and -1 not in shown:
+        first, last = missing[0] * time_base, missing[-1] * time_base
+        result.damaged = True
+        result.problems.append(
+            Problem(
+                None,
+                f"{len(missing)} pictures between {first:.3f} s and {last:.3f} s are missing: the decoder gives none "
+                "for their packets, as it does when a picture that they are predicted from is lost.",
+                "packet",
+            )
+        )
 
 
 def _judge(

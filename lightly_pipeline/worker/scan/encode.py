@@ -44,6 +44,12 @@ def target_size(width: int, height: int, size: int | tuple[int, int]) -> tuple[i
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
+def is_full_range(frame: av.VideoFrame) -> bool:
+    """Whether black is 0 and white the largest value, as libswscale takes it: always so for gray formats."""
+    name = frame.format.name
+    return name.startswith(("yuvj", "gray", "ya")) or frame.color_range == _FULL_RANGE
+
+
 @cache
 def _to_jpeg_colour(colorspace: int, full_range: bool) -> tuple[int, ...]:
     """Luma offset and the seven coefficients (times 2^14) of `to_full_range`; BT.601, BT.709, BT.2020."""
@@ -126,7 +132,7 @@ class PictureEncoder:
 
     def _jpeg(self, frame: av.VideoFrame, quarter_turns: int) -> bytes:
         name = frame.format.name
-        colorspace, full = int(frame.colorspace), name.startswith("yuvj") or frame.color_range == _FULL_RANGE
+        colorspace, full = int(frame.colorspace), is_full_range(frame)
         if name not in _SUBSAMPLING or (quarter_turns % 2 and name.endswith("422p")):
             if frame.format.is_rgb:
                 rgb = np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), quarter_turns))

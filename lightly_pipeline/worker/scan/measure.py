@@ -49,7 +49,7 @@ def layout_of(name: str) -> Layout:
         and (bits == 8 or 8 < bits <= 16)
         and not name.startswith("grayf")
     )
-    return Layout(bits, planar, len(components) >= 3, name.startswith("yuvj"))
+    return Layout(bits, planar, len(components) >= 3, name.startswith(("yuvj", "gray")))
 
 
 @dataclass

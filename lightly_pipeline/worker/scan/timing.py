@@ -29,9 +29,9 @@ def timing_problems(frames: NDArray[np.void], header: Header) -> list[Problem]:
                 "truncated",
             )
         )
-    times = frames["seconds"][frames["pts"] >= 0]
-    steps = np.diff(times)
-    if len(steps) < 16:
+    steps = np.diff(frames["seconds"])
+    if len(steps) < 16 or np.any(frames["pts"] < 0) or np.any(steps <= 0):
+        # Too short to know the pace, or a container (MPEG program stream) whose times are guesses.
         return problems
     pace = float(np.median(steps))
     # Times are rounded to the container's clock (a millisecond in WebM).

@@ -1,0 +1,135 @@
+"""Chosen frames as files: the right picture, the right size, the right colours, whole or not at all."""
+
+import hashlib
+import io
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from lightly_pipeline.worker.scan import ScanError, ScanSettings, scan_video, snap_to_kept, write_frames
+from lightly_pipeline.worker.scan.encode import PictureEncoder, target_size
+from lightly_pipeline.worker.scan.png import PngEncoder
+from lightly_pipeline_tests.worker.scan.clips import picture, render
+
+
+@pytest.mark.parametrize("share", [0.1, 0.0])
+@pytest.mark.parametrize("image_format", ["png", "jpg"])
+def test_a_chosen_frame_is_written_as_that_very_frame_kept_or_not(tmp_path, image_format, share):
+    settings = ScanSettings(image_format=image_format, expected_share=share)
+    scan = scan_video(render(tmp_path / "a.mp4", 120, options={"g": "30"}), scratch=tmp_path, settings=settings)
+    picks = [95, 3, *range(40, 60), 0, 119]
+    written = write_frames(scan, picks, lambda index: tmp_path / "out" / f"{index}.{image_format}")
+    assert [frame.index for frame in written] == picks
+    for frame in written:
+        data = frame.path.read_bytes()
+        assert (frame.bytes, frame.sha256) == (len(data), hashlib.sha256(data).hexdigest())
+        assert (frame.width, frame.height) == (160, 96)
+        shown = np.asarray(Image.open(frame.path)).astype(float)
+        others = [np.abs(shown - picture(other)).mean() for other in range(120)]
+        # Pictures of one shot differ by where the square is; the nearest is the very frame.
+        assert int(np.argmin(others)) == frame.index
+    assert not list((tmp_path / "out").glob("*.part"))
+
+
+def test_a_kept_frame_is_the_same_file_as_one_that_is_decoded_again(tmp_path):
+    path = render(tmp_path / "a.mp4", 90, options={"g": "30"})
+    kept = scan_video(path, scratch=tmp_path, settings=ScanSettings(image_format="jpg"))
+    again = scan_video(path, scratch=tmp_path, settings=ScanSettings(image_format="jpg", expected_share=0))
+    picks = kept.kept.tolist()
+    assert len(picks) > 5
+    one = write_frames(kept, picks, lambda index: tmp_path / "one" / f"{index}.jpg")
+    two = write_frames(again, picks, lambda index: tmp_path / "two" / f"{index}.jpg")
+    assert [frame.sha256 for frame in one] == [frame.sha256 for frame in two]
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [(-1, (160, 96)), (48, (80, 48)), ((30, 20), (20, 30)), (200, (333, 200))]
+)
+def test_output_image_size_is_lightlys(tmp_path, size, expected):
+    assert target_size(160, 96, size) == expected
+    settings = ScanSettings(output_image_size=size)
+    scan = scan_video(render(tmp_path / "a.mp4", 20), scratch=tmp_path, settings=settings)
+    (written,) = write_frames(scan, [7], lambda index: tmp_path / "7.png")
+    assert Image.open(written.path).size == expected
+
+
+def test_another_format_or_size_than_the_scans_is_decoded_again(tmp_path):
+    scan = scan_video(render(tmp_path / "a.mp4", 20), scratch=tmp_path, settings=ScanSettings())
+    first = int(scan.kept[0])
+    (small,) = write_frames(scan, [first], lambda index: tmp_path / "s.jpg", image_format="jpg", output_image_size=24)
+    assert Image.open(small.path).format == "JPEG"
+    assert Image.open(small.path).size == (40, 24)
+    assert first in scan.candidates
+
+
+def test_a_file_that_changed_since_the_scan_is_an_error_that_says_so(tmp_path):
+    settings = ScanSettings(expected_share=0)
+    path = render(tmp_path / "a.mp4", 20)
+    scan = scan_video(path, scratch=tmp_path, settings=settings)
+    render(path, 20, shot=3, width=96, height=64)
+    with pytest.raises(ScanError, match="do not change the input"):
+        write_frames(scan, [7], lambda index: tmp_path / "7.png")
+    with pytest.raises(ScanError, match="there is no frame 20"):
+        write_frames(scan, [20], lambda index: tmp_path / "20.png")
+
+
+PICTURES = [
+    np.zeros((40, 300, 3), np.uint8),
+    np.full((1, 1, 3), 9, np.uint8),
+    np.zeros((3, 1, 3), np.uint8),
+    np.random.default_rng(0).integers(0, 256, (77, 101, 3), dtype=np.uint8),
+    picture(5, 333, 187),
+    np.repeat(np.arange(256, dtype=np.uint8), 3 * 20).reshape(256, 20, 3),
+    np.pad(picture(1, 90, 60), ((30, 30), (200, 200), (0, 0))),
+]
+
+
+@pytest.mark.parametrize("number", range(len(PICTURES)))
+def test_png_is_lossless_and_read_by_others(number):
+    encoder = PngEncoder()
+    for rgb in (PICTURES[number], PICTURES[0], PICTURES[number][::-1]):
+        data = encoder.encode(np.ascontiguousarray(rgb))
+        image = Image.open(io.BytesIO(data))
+        image.load()
+        assert np.array_equal(np.asarray(image), rgb)
+
+
+def test_png_of_random_pictures_is_lossless():
+    encoder, rng = PngEncoder(), np.random.default_rng(1)
+    for _ in range(60):
+        height, width = rng.integers(1, 70), rng.integers(1, 200)
+        noise = rng.integers(0, 256, (height, width, 3))
+        rgb = np.where(rng.random((height, width, 1)) < rng.random(), noise, rng.integers(0, 4)).astype(np.uint8)
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(encoder.encode(rgb)))), rgb)
+
+
+@pytest.mark.parametrize("name", ["yuv420p", "yuvj420p", "yuv422p", "yuv444p", "gray", "yuv420p10le", "rgb24"])
+@pytest.mark.parametrize("colorspace", [1, 5, 2])
+def test_jpeg_has_the_colours_of_the_rgb_picture(name, colorspace):
+    smooth = np.asarray(Image.fromarray(picture(3)).resize((192, 112), Image.Resampling.BICUBIC))
+    frame = av.VideoFrame.from_ndarray(smooth, format="rgb24").reformat(format=name)
+    frame.colorspace = colorspace
+    data, width, height = PictureEncoder("jpg", -1, 98).encode(frame)
+    assert (width, height) == (192, 112)
+    shown = np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
+    expected = frame.to_ndarray(format="rgb24").astype(int)
+    # Halved chroma is interpolated differently at edges; a wrong matrix or range is off by 5 and more.
+    assert np.abs(shown - expected).mean() < 4
+    assert np.abs((shown - expected).mean(axis=(0, 1))).max() < 2.5
+
+
+def test_snapping_moves_picks_to_kept_frames_and_never_two_to_one():
+    rng = np.random.default_rng(0)
+    vectors = np.cumsum(rng.normal(size=(300, 8)), axis=0).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    kept = np.zeros(300, bool)
+    kept[::4] = True
+    picks = rng.permutation(300)[:60]
+    snapped = snap_to_kept(vectors, kept, picks)
+    assert len(set(snapped.tolist())) == 60
+    assert kept[snapped].all()
+    assert all(new == old for new, old in zip(snapped, picks, strict=True) if kept[old])
+    strict = snap_to_kept(vectors, kept, picks, tolerance=0.0)
+    assert strict.tolist() == picks.tolist()
