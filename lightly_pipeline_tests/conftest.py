@@ -4,6 +4,10 @@ import os
 
 import pytest
 
+# Before NumPy is imported, and for every process that a test starts: OpenBLAS's threads wait by spinning, so that two
+# processes on two busy cores stand still for minutes over small products.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 pytest_plugins = ["lightly_pipeline_tests.sandbox_fixtures"]
 
 _NOWHERE = {

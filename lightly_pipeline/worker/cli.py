@@ -40,6 +40,9 @@ example: lightly-worker videos/ selected/ stopping_condition.n_samples=0.1 dump_
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The entry point; ends the process."""
+    # Before NumPy is imported. OpenBLAS's threads wait by spinning: two workers on two cores stood still for minutes
+    # over small products, and what is large here has its own threads (numba, libav).
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] == ["datapool"]:
         from importlib import import_module
