@@ -166,7 +166,7 @@ def _select(
             distances = np.full(len(heaviest), np.inf, dtype=np.float32)
             return Selection(heaviest, distances, "budget", strategy="weights", engine="numpy")
         try:
-            return select(
+            selection = select(
                 embeddings,
                 budget=plan.budget,
                 min_distance=plan.min_distance,
@@ -180,6 +180,8 @@ def _select(
                 on_progress=stage.at,
                 cancelled=progress.interrupted,
             )
+            stage.at(len(selection), len(selection))
+            return selection
         except SelectionCancelled:
             progress.check()
             raise

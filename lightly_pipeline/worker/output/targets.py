@@ -67,7 +67,7 @@ class FolderTarget:
             raise StorageError(f"OUTPUT {self.root}: {existing} is a file, not a folder.")
         if not os.access(existing, os.W_OK | os.X_OK):
             raise StorageError(f"OUTPUT {self.root} cannot be written: no permission in {existing}.")
-        if self.read(layout.MANIFEST) is None and self.read(layout.PLAN) is None:
+        if _named_by(self.read(layout.MANIFEST)) is None and _named_by(self.read(layout.PLAN)) is None:
             foreign = [name for name in sorted(layout.OWNED) if (self.root / name).exists()]
             if foreign:
                 raise StorageError(
@@ -211,17 +211,29 @@ def _names(tree: Path) -> set[str]:
 
 
 def _left_behind(manifest: bytes | None, plan: bytes | None) -> set[str]:
-    """All names that earlier runs put below OUTPUT, by what they say of themselves."""
-    names: set[str] = set()
-    if plan is not None:
-        names.update(json.loads(plan))
-    if manifest is not None:
-        names.update(entry["path"] for entry in json.loads(manifest)["files"])
-        names.add(layout.MANIFEST)
-    # A manifest is a file that anyone can write: what it names counts only where the worker's tree is.
+    """All names that earlier runs put below OUTPUT, by what they say of themselves.
+
+    Anyone can write such a file: what it names counts only where the worker's own tree is.
+    """
+    names = {layout.MANIFEST} if manifest is not None else set()
+    for content in (manifest, plan):
+        names |= _named_by(content) or set()
     return {
-        name for name in names if PurePosixPath(name).parts[0] in layout.OWNED and ".." not in PurePosixPath(name).parts
+        name
+        for name in names
+        if PurePosixPath(name).parts[:1] and PurePosixPath(name).parts[0] in layout.OWNED
+        if ".." not in PurePosixPath(name).parts
     }
+
+
+def _named_by(content: bytes | None) -> set[str] | None:
+    """The names in a manifest or a plan; None where it is neither."""
+    try:
+        said = json.loads(content or b"")
+        entries = said["files"] if isinstance(said, dict) else said
+        return {str(entry["path"] if isinstance(entry, dict) else entry) for entry in entries}
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _move(tree: Path, target: Path) -> None:
