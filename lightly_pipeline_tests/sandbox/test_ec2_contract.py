@@ -32,7 +32,10 @@ def test_an_instance_is_there_stopped_from_the_beginning(aws: Aws, sandbox: Sand
     assert {"Key": "lightly:pool", "Value": "sandbox"} in aws.description()["Tags"]
 
 
-def test_an_instance_passes_through_pending_and_stopping(aws: Aws) -> None:
+def test_an_instance_passes_through_pending_and_stopping(aws: Aws, sandbox: Sandbox) -> None:
+    # Long enough to be looked at on a busy machine.
+    sandbox.faults.delay_boot(1.0)
+    sandbox.faults.delay_stop(1.0)
     change = aws.ec2.start_instances(InstanceIds=[aws.instance])["StartingInstances"][0]
     assert change["PreviousState"]["Name"] == "stopped"
     assert change["CurrentState"] == {"Code": 0, "Name": "pending"}
@@ -45,7 +48,8 @@ def test_an_instance_passes_through_pending_and_stopping(aws: Aws) -> None:
     until(lambda: aws.state() == "stopped")
 
 
-def test_state_filters_see_the_passing_state(aws: Aws) -> None:
+def test_state_filters_see_the_passing_state(aws: Aws, sandbox: Sandbox) -> None:
+    sandbox.faults.delay_boot(1.0)
     aws.ec2.start_instances(InstanceIds=[aws.instance])
     pending = [{"Name": "instance-state-name", "Values": ["pending"]}]
     assert aws.ec2.describe_instances(Filters=pending)["Reservations"]
@@ -66,7 +70,8 @@ def test_stopping_a_stopped_instance_changes_nothing(aws: Aws) -> None:
     assert change["CurrentState"]["Name"] == change["PreviousState"]["Name"] == "stopped"
 
 
-def test_a_pending_instance_cannot_be_stopped(aws: Aws) -> None:
+def test_a_pending_instance_cannot_be_stopped(aws: Aws, sandbox: Sandbox) -> None:
+    sandbox.faults.delay_boot(1.0)
     aws.ec2.start_instances(InstanceIds=[aws.instance])
     with pytest.raises(ClientError) as error:
         aws.ec2.stop_instances(InstanceIds=[aws.instance])
@@ -74,8 +79,9 @@ def test_a_pending_instance_cannot_be_stopped(aws: Aws) -> None:
     assert aws.instance in str(error.value)
 
 
-def test_a_stopping_instance_cannot_be_started(aws: Aws) -> None:
+def test_a_stopping_instance_cannot_be_started(aws: Aws, sandbox: Sandbox) -> None:
     aws.start()
+    sandbox.faults.delay_stop(1.0)
     aws.ec2.stop_instances(InstanceIds=[aws.instance])
     with pytest.raises(ClientError) as error:
         aws.ec2.start_instances(InstanceIds=[aws.instance])
@@ -174,8 +180,8 @@ def test_an_instance_that_hangs_in_stopping_is_stopped_with_force(aws: Aws, sand
 
 
 def test_a_boot_can_be_delayed(aws: Aws, sandbox: Sandbox) -> None:
-    sandbox.faults.delay_boot(1.0)
+    sandbox.faults.delay_boot(3.0)
     aws.ec2.start_instances(InstanceIds=[aws.instance])
     with pytest.raises(AssertionError, match="not within"):
-        until(lambda: aws.state() == "running", seconds=0.9)
+        until(lambda: aws.state() == "running", seconds=1)
     until(lambda: aws.state() == "running")

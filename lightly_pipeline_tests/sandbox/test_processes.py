@@ -128,8 +128,8 @@ def test_nothing_of_the_hosts_environment_marks_what_it_starts(tmp_path: Path, f
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aws]:
-    """AWS whose instance looks ten times a second whether it is idle, and gives up after a second."""
-    timings = SandboxTimings(pending=0.1, agent=0.1, stopping=0.1, delivery=0.02, watchdog=0.1, idle_grace=2)
+    """AWS whose instance looks five times a second whether it is idle, and waits three seconds."""
+    timings = SandboxTimings(pending=0.1, agent=0.1, stopping=0.1, delivery=0.02, watchdog=0.2, idle_grace=3)
     state, footage = tmp_path_factory.mktemp("sandbox"), tmp_path_factory.getbasetemp() / "footage"
     with Sandbox(state, timings=timings, footage=footage, port=0) as sandbox:
         yield Aws({**sandbox.environment, "LIGHTLY_RUN_SCRIPT": str(sandbox.run_script)})
@@ -151,7 +151,7 @@ def test_an_instance_whose_job_holds_the_lock_stays_up_until_the_job_ends(watche
     run_script = watched._environment["LIGHTLY_RUN_SCRIPT"]
     command = watched.send(f"LIGHTLY_WORKER={worker} {run_script} in out")
     with pytest.raises(AssertionError, match="not within"):
-        until(lambda: watched.state() != "running", seconds=4)
+        until(lambda: watched.state() != "running", seconds=5)
     (tmp_path / "end").touch()
     assert watched.result(command)["Status"] == "Success"
     until(lambda: watched.state() == "stopped")
