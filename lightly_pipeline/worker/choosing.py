@@ -16,7 +16,7 @@ from lightly_pipeline.worker.given_embeddings import GivenEmbeddings
 from lightly_pipeline.worker.options import Options
 from lightly_pipeline.worker.outcome import Outcome
 from lightly_pipeline.worker.progress import Progress
-from lightly_pipeline.worker.scan import snap_to_kept
+from lightly_pipeline.worker.scan import snap_in_stages, snap_to_kept
 from lightly_pipeline.worker.scanning import exact_frames
 from lightly_pipeline.worker.select import Selection, SelectionCancelled, SelectionError, select
 from lightly_pipeline.worker.sequences import cut_sequences
@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 
 #: Picks up to which their distances are measured again after they were moved.
 _REMEASURED = 8192
+
+#: Frames up to which the later picks are chosen anew after the earlier ones were moved to kept pictures.
+_RESELECTED = 200_000
 
 
 def load_pool(datapool: Datapool | None, part: str, table: FrameTable, folder: Path) -> NDArray[np.float32]:
@@ -109,7 +112,7 @@ def _choose_frames(
     )
     picks, distances = rows[selection.indices], selection.distances
     if len(picks) and not exact_frames(options) and plan.min_distance is None:
-        moved = _snap(table, candidates, picks)
+        moved = _snap(table, candidates, rows, picks, plan, pool, progress)
         if not np.array_equal(moved, picks) and len(moved) <= _REMEASURED:
             distances = _distances_when_picked(table.embeddings[moved], pool)
         picks = moved
@@ -189,7 +192,15 @@ def _select(
             raise OptionError(str(error)) from error
 
 
-def _snap(table: FrameTable, candidates: NDArray[np.bool_], picks: NDArray[np.int64]) -> NDArray[np.int64]:
+def _snap(
+    table: FrameTable,
+    candidates: NDArray[np.bool_],
+    rows: NDArray[np.int64],
+    picks: NDArray[np.int64],
+    plan: Plan,
+    pool: NDArray[np.float32],
+    progress: Progress,
+) -> NDArray[np.int64]:
     """Move picks to the nearest frames whose pictures were kept while decoding: no second decode for them."""
     kept = np.zeros(len(table), dtype=np.bool_)
     for scanned, start in zip(table.scanned, table.starts[:-1], strict=True):
@@ -197,7 +208,20 @@ def _snap(table: FrameTable, candidates: NDArray[np.bool_], picks: NDArray[np.in
     kept &= candidates
     if not kept.any():
         return picks
-    return snap_to_kept(table.embeddings, kept, picks)
+    if plan.weights is not None or plan.strategy not in ("coreset", "balanced") or len(rows) > _RESELECTED:
+        return snap_to_kept(table.embeddings, kept, picks)
+
+    def choose_more(taken: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+        """Greedy k-center on top of the taken frames (whose copies are at distance 0, and thus never chosen)."""
+        known = np.concatenate([pool, table.embeddings[taken]])
+        try:
+            more = select(table.embeddings[rows], budget=count, pool=known, cancelled=progress.interrupted)
+        except SelectionCancelled:
+            progress.check()
+            raise
+        return rows[more.indices]
+
+    return snap_in_stages(table.embeddings, kept, picks, choose_more)
 
 
 def _distances_when_picked(vectors: NDArray[np.float32], pool: NDArray[np.float32]) -> NDArray[np.float32]:

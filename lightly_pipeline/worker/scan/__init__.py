@@ -6,7 +6,7 @@ frames are chosen is not decided here (`worker.select`), nor what is reported.
 
 from __future__ import annotations
 
-from lightly_pipeline.worker.scan.candidates import snap_to_kept
+from lightly_pipeline.worker.scan.candidates import snap_in_stages, snap_to_kept
 from lightly_pipeline.worker.scan.images import scan_images
 from lightly_pipeline.worker.scan.types import (
     FRAME_DTYPE,
@@ -31,6 +31,7 @@ __all__ = [
     "scan_images",
     "scan_video",
     "scan_videos",
+    "snap_in_stages",
     "snap_to_kept",
     "write_frames",
 ]

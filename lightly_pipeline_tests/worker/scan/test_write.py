@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lightly_pipeline.worker.scan import ScanError, ScanSettings, scan_video, snap_to_kept, write_frames
+from lightly_pipeline.worker.scan import ScanError, ScanSettings, scan_video, snap_in_stages, snap_to_kept, write_frames
 from lightly_pipeline.worker.scan.encode import PictureEncoder, target_size
 from lightly_pipeline.worker.scan.png import PngEncoder
 from lightly_pipeline_tests.worker.scan.clips import picture, render
@@ -133,3 +133,32 @@ def test_snapping_moves_picks_to_kept_frames_and_never_two_to_one():
     assert all(new == old for new, old in zip(snapped, picks, strict=True) if kept[old])
     strict = snap_to_kept(vectors, kept, picks, tolerance=0.0)
     assert strict.tolist() == picks.tolist()
+
+
+def test_snapping_in_stages_covers_as_well_as_the_exact_picks():
+    rng = np.random.default_rng(3)
+    steps = rng.normal(size=(3000, 16)) * rng.choice([0.02, 0.2], size=(3000, 1), p=[0.8, 0.2])
+    vectors = np.cumsum(steps, axis=0).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    def greedy(taken, count):
+        near = (2 - 2 * vectors @ vectors[taken].T).min(axis=1) if len(taken) else np.full(3000, 9.0)
+        picks = []
+        for _ in range(count):
+            picks.append(int(near.argmax()))
+            near = np.minimum(near, 2 - 2 * vectors @ vectors[picks[-1]])
+        return np.array(picks, np.int64)
+
+    def radius(picks):
+        return float(np.sqrt(max(0.0, (2 - 2 * vectors @ vectors[picks].T).min(axis=1).max())))
+
+    kept, last = np.zeros(3000, bool), -1
+    for index in range(3000):
+        if last < 0 or np.linalg.norm(vectors[index] - vectors[last]) > 0.12:
+            kept[index], last = True, index
+    exact = greedy([], 300)
+    assert not kept[exact].all()
+    staged = snap_in_stages(vectors, kept, exact, greedy)
+    assert len(set(staged.tolist())) == 300
+    assert kept[staged].mean() > 0.95
+    assert radius(staged) <= 1.1 * radius(exact)
