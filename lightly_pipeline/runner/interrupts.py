@@ -8,14 +8,18 @@ around the clean-up, so that there is no instant between the two at which a sign
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Interrupts that follow one another this fast, in seconds, are echoes of one press of the keys, or an impatient finger.
+_ECHO = 5.0
 
 
 class InterruptGate:
@@ -31,6 +35,8 @@ class InterruptGate:
         self._shields = 0
         self._raised = False
         self._held: int | None = None
+        self._reopened = False
+        self._last = -math.inf
 
     def __enter__(self) -> InterruptGate:
         if threading.current_thread() is threading.main_thread():
@@ -59,13 +65,21 @@ class InterruptGate:
                 self._deliver(self._held, None)
 
     def reopen(self) -> None:
-        """Let the next interrupt through again: what follows may be abandoned by whoever insists."""
+        """Let an interrupt through again: what follows may be abandoned by whoever insists.
+
+        But not by an echo of the interrupt that was raised: Dagster's executor forwards its own some time later.
+        """
         self._raised = False
         self._held = None
+        self._reopened = True
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        echo, self._last = self._reopened and now - self._last < _ECHO, now
         if self._shields or self._raised:
             self._held = number
+        elif echo:
+            return
         else:
             self._deliver(number, frame)
 

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -81,19 +81,16 @@ class Case:
         """Dagster's run config of this case."""
         return {"resources": {"runner": {"config": self.runner}}}
 
-    @property
-    def command(self) -> list[str]:
-        """The case's run as one types it."""
-        return [
-            *("dagster", "asset", "materialize", "-m", "lightly_pipeline", "--select", "lightly_frames"),
-            *("--partition", self.key, "--config-json", json.dumps(self.config)),
-        ]
-
     @contextmanager
-    def typed(self) -> "Iterator[subprocess.Popen[str]]":
-        """The case's run as a process of its own, in a process group as a terminal makes one."""
-        with (self.folder / f"{self.key}.log").open("w") as log:
-            process = self.world.start(*self.command, stdout=log, env={**self.world.environment, MARK: self.key})
+    def typed(self, select: str = "lightly_frames", **environment: str) -> "Iterator[subprocess.Popen[str]]":
+        """The case's run as one types it: a process of its own, in a process group as a terminal makes one."""
+        command = ["dagster", "asset", "materialize", "-m", "lightly_pipeline", "--select", select]
+        command += ["--partition", self.key]
+        if select == "lightly_frames":
+            command += ["--config-json", json.dumps(self.config)]
+        variables = {**self.world.environment, **environment, MARK: self.key}
+        with (self.folder / f"{self.key}.log").open("a") as log:
+            process = self.world.start(*command, stdout=log, env=variables)
         try:
             yield process
         finally:
@@ -109,7 +106,7 @@ class Case:
         lines = path.read_text().splitlines() if path.exists() else []
         return [line.split()[1] for line in lines if line.startswith(f"{event} ")]
 
-    def until(self, what: str, condition: Callable[[], Any], timeout: float = 60.0, *, pause: float = 0.05) -> Any:
+    def until(self, what: str, condition: Callable[[], Any], timeout: float = 120.0, *, pause: float = 0.05) -> Any:
         """Wait until `condition` says something; AssertionError with `what` after `timeout` seconds."""
         deadline = time.monotonic() + timeout
         while not (answer := condition()):
@@ -219,6 +216,9 @@ class Case:
         log = self.folder / f"{self.key}.log"
         lines = [log.read_text()[-3000:] if log.exists() else ""]
         lines += [f"instances: {self.states()}", f"records: {self.records()}"]
+        for process in self.processes():
+            with suppress(psutil.Error):
+                lines.append(f"alive: {process.pid} child of {process.ppid()}: {' '.join(process.cmdline())[-300:]}")
         lines += [f"processes on instances: {self.world.sandbox.processes()}", f"begun: {self.ledger('begin')}"]
         lines += [f"run: {run.status.value if run else None}", *(event[:600] for event in self.events()[-25:])]
         lines += [f"step: {self.failure()}" if run else ""]
@@ -272,7 +272,7 @@ class Case:
     def at_rest(
         self,
         *,
-        work: str,
+        work: str | None,
         begun: int | tuple[int, int] | None = None,
         run: str | None = None,
         held_by: dict[str, str] | None = None,
@@ -283,11 +283,12 @@ class Case:
 
         Every instance is stopped (an instance of `held_by`, instance id to holder, runs for exactly that live lease),
         its lease record is empty, no process of the job or of its run is left, no multipart upload dangles, and the
-        work was done exactly once (`work="once"`) or is cleanly not done (`work="none"`: no object, no manifest).
+        work was done exactly once (`work="once"`) or is cleanly not done (`work="none"`: no object, no manifest); None
+        where the job is not this suite's own.
         `ended` is False for a look in between, at a run that goes on.
         `begun` is how often the job was begun (at the least, at the most), `run` Dagster's status of the run.
         """
-        assert work in ("once", "none")
+        assert work in ("once", "none", None)
         held = held_by or {}
 
         def expected(instance_id: str, state: str) -> bool:
@@ -316,7 +317,7 @@ class Case:
         if work == "once":
             assert times == 1, self.situation()
             assert stored == {f"output_dir/{self.key}/frames.txt", f"output_dir/{self.key}/manifest.json"}
-        else:
+        elif work == "none":
             assert times == 0, self.situation()
             assert stored == set(), stored
         if begun is not None:
@@ -329,6 +330,6 @@ class Case:
         starts = self.starts() - self.starts_before
         self.tell(
             f"{'held by the live lease' if held else 'stopped'}; "
-            f"{'done once' if work == 'once' else 'cleanly not done'}; begun {begins}x; "
+            f"{ {'once': 'done once', 'none': 'cleanly not done', None: 'done again'}[work] }; begun {begins}x; "
             f"{starts} start{'' if starts == 1 else 's'}; run {last.status.value if last else 'none'}"
         )

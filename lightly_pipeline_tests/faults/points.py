@@ -35,7 +35,7 @@ def standing_at(case: Case, point: str, *, lost: bool) -> Iterator[Stand]:
         case.plan({"wait": True})
     if point in _CALLS:
         with case.faults.hold(_CALLS[point]) as held:
-            yield Stand(lambda: held.wait(60), lambda: held.let_go(drop=lost))
+            yield Stand(lambda: held.wait(120), lambda: held.let_go(drop=lost))
     elif point == "pending":
         case.faults.delay_boot(2.5)
         yield Stand(lambda: case.until("it is pending", case.some("pending")), lambda: None)

@@ -105,6 +105,8 @@ def test_what_no_retry_cures_fails_at_once_and_leaves_nothing_up(case, run_worke
     case.plan({"wait": True})
     case.faults.inject(action, code, times=None)
     assert said in run_worker.fails(case)
+    # The look from outside asks the same AWS.
+    case.faults.clear()
     case.at_rest(work="none", begun=(0, 1), run="FAILURE")
 
 

@@ -149,6 +149,9 @@ def answer_get(application: Callable[..., Any], environ: dict[str, Any], find: C
     headers["Accept-Ranges"] = "bytes"
     if span is not None:
         headers["Content-Range"] = f"bytes {start}-{stop - 1}/{key.size}"
+    if span is not None or "-" in headers.get("ETag", ""):
+        # Of a part it would be wrong; and moto gives the checksum of checksums of several parts as that of the whole,
+        # which boto3 compares with the bytes.
         for name in [name for name, _ in headers if name.lower().startswith("x-amz-checksum-")]:
             del headers[name]
     return Response(_bytes(key, start, stop), 206 if span else 200, headers, direct_passthrough=True)
