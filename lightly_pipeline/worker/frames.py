@@ -3,7 +3,7 @@
 Columns are arrays, so that millions of frames cost bytes and not objects. Names are made when asked for.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -59,15 +59,22 @@ class FrameTable:
 
     def name(self, row: int) -> str:
         """The row's name in every list: Lightly's frame name, or an image's own path."""
-        part, index = self.locate(row)
-        scanned = self.scanned[part]
-        if scanned.images:
-            return scanned.files[index].name
-        return frame_name(scanned.files[0].name, index, len(scanned.scan.frames))
+        return self.names([row])[0]
 
     def names(self, rows: Sequence[int] | NDArray[np.int64]) -> list[str]:
         """The names of rows."""
-        return [self.name(int(row)) for row in rows]
+        rows = np.asarray(rows, dtype=np.int64)
+        parts = np.searchsorted(self.starts, rows, side="right") - 1
+        indices = rows - self.starts[parts]
+        return [self._namers[part](index) for part, index in zip(parts.tolist(), indices.tolist(), strict=True)]
+
+    @cached_property
+    def _namers(self) -> list[Callable[[int], str]]:
+        """For each scan the function that names its frames."""
+        return [
+            _namer_of_images(part.files) if part.images else frame_namer(part.files[0].name, len(part.scan.frames))
+            for part in self.scanned
+        ]
 
     def problems(self) -> list[tuple[InputFile, str | None, Problem]]:
         """(file, frame name or None when it concerns the file, problem), in order."""
@@ -103,11 +110,15 @@ def make_frame_table(scanned: Sequence[ScannedFiles], folder: Path) -> FrameTabl
     return FrameTable(tuple(scanned), starts, video, frames, embeddings, embedder)
 
 
-def frame_name(video: str, index: int, frames: int) -> str:
-    """Lightly's name of a frame: `sub/clip-099-mp4.png` is frame 99 of the 200 of `sub/clip.mp4`."""
+def frame_namer(video: str, frames: int) -> Callable[[int], str]:
+    """Lightly's names of frames: `sub/clip-099-mp4.png` is frame 99 of the 200 of `sub/clip.mp4`."""
     path = PurePosixPath(video)
-    stem = path.with_suffix("").as_posix()
-    return f"{stem}-{index:0{len(str(frames))}}-{path.suffix[1:]}.png"
+    stem, digits, extension = path.with_suffix("").as_posix(), len(str(frames)), path.suffix[1:]
+    return lambda index: f"{stem}-{index:0{digits}}-{extension}.png"
+
+
+def _namer_of_images(files: Sequence[InputFile]) -> Callable[[int], str]:
+    return lambda index: files[index].name
 
 
 def _stacked(parts: Sequence[NDArray[np.float32]], dimensions: int, folder: Path) -> NDArray[np.float32]:

@@ -10,7 +10,7 @@ import pickle
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import av
 import numpy as np
@@ -71,8 +71,8 @@ class ScanStore:
         return self.folder / f"{_STORED}{hashlib.sha256(text.encode()).hexdigest()[:24]}"
 
 
-def _packet(content: bytes, pts: int | None, dts: int | None, key: bool) -> av.Packet:
-    packet = av.Packet(content)
+def _packet(content: bytes, pts: int | None, dts: int | None, key: bool) -> "av.Packet[Any]":
+    packet: av.Packet[Any] = av.Packet(content)
     packet.pts, packet.dts, packet.is_keyframe = pts, dts, key
     return packet
 
@@ -80,9 +80,11 @@ def _packet(content: bytes, pts: int | None, dts: int | None, key: bool) -> av.P
 class _Pickler(pickle.Pickler):
     """Knows how to store a packet: the one with which a scan primes the decoders that find its frames again."""
 
-    dispatch_table: ClassVar[dict[type, Any]] = {
-        av.Packet: lambda packet: (_packet, (bytes(packet), packet.pts, packet.dts, packet.is_keyframe))
-    }
+    def reducer_override(self, value: Any) -> Any:
+        """Packets by their content; everything else as always."""
+        if isinstance(value, av.Packet):
+            return _packet, (bytes(value), value.pts, value.dts, value.is_keyframe)
+        return NotImplemented
 
 
 @dataclass(frozen=True)

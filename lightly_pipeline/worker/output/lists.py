@@ -44,13 +44,13 @@ def write_removed_samples(tree: Path, outcome: Outcome) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["filename", "reason", "duplicate_of"])
         unique, usable, allowed = outcome.unique, outcome.usable, outcome.allowed
-        for row in map(int, gone):
+        for row, name in zip(map(int, gone), table.names(gone), strict=True):
             if not usable[row]:
-                writer.writerow([table.name(row), "corrupt", ""])
+                writer.writerow([name, "corrupt", ""])
             elif not unique[row]:
-                writer.writerow([table.name(row), "duplicate", table.name(int(outcome.original[row]))])
+                writer.writerow([name, "duplicate", table.name(int(outcome.original[row]))])
             else:
-                writer.writerow([table.name(row), "not selected" if allowed[row] else "threshold", ""])
+                writer.writerow([name, "not selected" if allowed[row] else "threshold", ""])
 
 
 def _write(path: Path, names: Iterable[str]) -> None:

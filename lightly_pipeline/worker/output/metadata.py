@@ -39,7 +39,7 @@ def write_frame_metadata(tree: Path, outcome: Outcome, nearest: Nearest, files: 
         frames = table.frames[rows]
         near = nearest.index[rows]
         return {
-            "filename": pa.array([table.name(row) for row in numbers], pa.string()),
+            "filename": pa.array(table.names(numbers), pa.string()),
             "video": pa.array([table.files[number].name for number in table.video[rows]], pa.string()),
             "frame_index": pa.array(frames["index"]),
             "pts": pa.array(frames["pts"]),

@@ -19,6 +19,7 @@ from lightly_pipeline.worker.report.charts import PALETTE
 from lightly_pipeline.worker.report.coverage import Coverage
 from lightly_pipeline.worker.report.figures import Figures, Histogram, Map
 from lightly_pipeline.worker.report.pairs import Pair
+from lightly_pipeline.worker.report.statistics import PAIRED_FRAMES
 
 if TYPE_CHECKING:
     import jinja2
@@ -87,6 +88,7 @@ def write_report(
     (tree / layout.REPORT_JSON).write_text(json.dumps(report, indent=1), encoding="utf-8")
     page = _template().render(
         report=report,
+        paired_frames=PAIRED_FRAMES,
         manifest=manifest,
         figures=figures,
         bars={"before": _bars(figures.before), "after": _bars(figures.after)},
@@ -193,16 +195,11 @@ def _scatter(drawn: Map, figures: Figures, outcome: Outcome) -> dict[str, Any]:
     def scaled(points: Any) -> list[tuple[int, int]]:
         return [(int(x), int(y)) for x, y in (points - low) / span * (1000, 640)]
 
+    names = outcome.table.names(figures.rows)
     points = [
-        {
-            "x": x,
-            "y": y,
-            "colour": colour % len(PALETTE),
-            "name": outcome.table.name(int(row)),
-            "selected": bool(chosen),
-        }
-        for (x, y), colour, row, chosen in zip(
-            scaled(drawn.places), figures.colours, figures.rows, figures.selected, strict=True
+        {"x": x, "y": y, "colour": colour % len(PALETTE), "name": name, "selected": bool(chosen)}
+        for (x, y), colour, name, chosen in zip(
+            scaled(drawn.places), figures.colours, names, figures.selected, strict=True
         )
     ]
     points.sort(key=lambda point: bool(point["selected"]))

@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 
 from lightly_pipeline.worker import select_frames
-from lightly_pipeline.worker.frames import frame_name
+from lightly_pipeline.worker.frames import frame_namer
 from lightly_pipeline_tests.worker.spine.conftest import tree_of
 
 #: reference tree of Lightly's docker, without what needs training, labels or pre-tagging …
@@ -77,8 +77,8 @@ def test_frames_are_named_as_lightly_names_them_and_keep_their_folders(result):
     names = lines(out / "filenames/sampled_filenames.txt")
     assert {path.removeprefix("data/sampled/") for path in tree_of(out) if "sampled/" in path} == set(names)
     assert all(re.fullmatch(r"(a-\d\d-mp4|sub/a-\d\d-mp4|sub/deeper/b-\d\d-avi)\.png", name) for name in names)
-    assert frame_name("sub/my_video.mp4", 99, 200) == "sub/my_video-099-mp4.png"
-    assert frame_name("clip.one.MP4", 7, 10) == "clip.one-07-MP4.png"
+    assert frame_namer("sub/my_video.mp4", 200)(99) == "sub/my_video-099-mp4.png"
+    assert frame_namer("clip.one.MP4", 10)(7) == "clip.one-07-MP4.png"
 
 
 def test_same_names_in_different_folders_do_not_overwrite_each_other(clips, tmp_path):
