@@ -7,6 +7,8 @@ which frames are which, so that a test can ask whether a selection is right. The
 painted in `scenery.py`; what serves the clips over HTTP is in `pexels/`.
 """
 
+import contextlib
+import fcntl
 import functools
 import hashlib
 import os
@@ -102,15 +104,18 @@ def clips(folder: Path) -> tuple[Clip, ...]:
 def footage(folder: Path, *names: str) -> tuple[Clip, ...]:
     """The clips of these names (none given: all), rendered into `folder` where they are missing.
 
-    Safe for several processes at once: each renders in a folder of its own, and the first to finish wins.
-    Raises ValueError for a name that no clip has.
+    Safe for several processes at once: one renders, the others wait for it. Raises ValueError for a name that no clip
+    has.
     """
     scripts = [_script(name) for name in names] or list(SCRIPTS)
-    missing = [script for script in scripts if not _home(script, folder).is_dir()]
-    if missing:
-        # Painting and encoding release the GIL for most of their time.
-        with ThreadPoolExecutor(max_workers=min(os.cpu_count() or 1, 4)) as pool:
-            list(pool.map(lambda script: _render(script, _home(script, folder)), missing))
+    if not all(_home(script, folder).is_dir() for script in scripts):
+        with _alone(folder):
+            for left_by_a_killed_process in (folder / f"footage-{_version()}").glob(".*"):
+                shutil.rmtree(left_by_a_killed_process)
+            missing = [script for script in scripts if not _home(script, folder).is_dir()]
+            # Painting and encoding release the GIL for most of their time.
+            with ThreadPoolExecutor(max_workers=min(os.cpu_count() or 1, 4)) as pool:
+                list(pool.map(lambda script: _render(script, _home(script, folder)), missing))
     return tuple(_clip(script, folder) for script in scripts)
 
 
@@ -161,6 +166,15 @@ def _version() -> str:
     return digest.hexdigest()[:12]
 
 
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the folder's kernel lock, which ends with its process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def _clip(script: Script, folder: Path) -> Clip:
     return Clip(
         id=script.id,
@@ -184,12 +198,7 @@ def _render(script: Script, home: Path) -> None:
     scratch = Path(tempfile.mkdtemp(prefix=f".{script.name}-", dir=home.parent))
     try:
         _encode(script, [(scratch / f"{w}x{h}.mp4", w, h) for w, h in _sizes(script)])
-        try:
-            scratch.rename(home)
-        except OSError:
-            # Another process was first; what it rendered is the same.
-            if not home.is_dir():
-                raise
+        scratch.rename(home)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

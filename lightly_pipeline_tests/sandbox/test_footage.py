@@ -106,6 +106,15 @@ def test_two_processes_that_render_at_once_both_get_whole_clips(tmp_path: Path):
     assert [path.name for path in clip.files[0].parent.parent.iterdir()] == ["return"]
 
 
+def test_a_killed_rendering_leaves_nothing_behind_for_long(tmp_path: Path):
+    (clip,) = footage(tmp_path, "return")
+    scratch = clip.files[0].parent.with_name(".drift-abcd")
+    scratch.mkdir()
+    (scratch / "854x480.mp4").touch()
+    footage(tmp_path, "slide-show")
+    assert {path.name for path in scratch.parent.iterdir()} == {"return", "slide-show"}
+
+
 def test_a_second_call_renders_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (clip,) = footage(tmp_path, "return")
     before = [path.stat().st_mtime_ns for path in clip.files]
