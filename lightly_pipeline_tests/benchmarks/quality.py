@@ -43,10 +43,11 @@ class Clips:
     shots: np.ndarray
 
 
-def load(paths, shot_starts=None) -> Clips:
-    """Describe and judge every frame of `paths`; shots are detected, or given as first frames per clip."""
+def load(paths, true_shots=None) -> Clips:
+    """Describe and judge every frame of `paths`; shots are detected, or given as one array of numbers per clip."""
     columns = {name: [] for name in ("embeddings", "groups", "seconds", "sharpness", "pts")}
     spaces = {name: [] for name in SPACES}
+    shots = []
     with tempfile.TemporaryDirectory() as scratch:
         for number, path in enumerate(paths):
             folder = Path(scratch, str(number))
@@ -62,16 +63,12 @@ def load(paths, shot_starts=None) -> Clips:
                 columns[name].append(scan.frames[name][:count])
             for name, rows in features.items():
                 spaces[name].append(rows[:count])
+            if true_shots is not None:
+                shots.append(number * 10_000 + np.array(true_shots[number])[:count])
     table = {name: np.concatenate(rows) for name, rows in columns.items()}
     judges = {name: Judge(name, np.concatenate(rows)) for name, rows in spaces.items()}
-    if shot_starts is None:
-        starts = _cuts(judges, table["groups"])
-    else:
-        offsets = np.searchsorted(table["groups"], np.arange(len(paths)))
-        starts = np.zeros(len(table["groups"]), dtype=bool)
-        for offset, firsts in zip(offsets, shot_starts, strict=True):
-            starts[offset + np.array(firsts)] = True
-    return Clips(list(paths), judges=judges, shots=np.cumsum(starts) - 1, **table)
+    numbers = np.concatenate(shots) if shots else np.cumsum(_cuts(judges, table["groups"])) - 1
+    return Clips(list(paths), judges=judges, shots=numbers, **table)
 
 
 def _cuts(judges, groups):
@@ -211,11 +208,17 @@ def real_clips():
 
 
 def generated_clips(folder):
-    """The sandbox's footage and the first frames of its shots."""
+    """The sandbox's footage and the scene that each frame shows: a shot that comes back is the same scene."""
     from lightly_pipeline.sandbox.footage import footage, ground_truth
 
     clips = footage(Path(folder))
-    return [clip.files[0] for clip in clips], [[s.span.start for s in ground_truth(clip).shots] for clip in clips]
+    scenes = []
+    for clip in clips:
+        truth = ground_truth(clip)
+        scenes.append(np.zeros(truth.frames, dtype=int))
+        for shot in truth.shots:
+            scenes[-1][shot.span.start : shot.span.end] = shot.scene
+    return [clip.files[0] for clip in clips], scenes
 
 
 def main(arguments=None) -> int:
@@ -233,8 +236,8 @@ def main(arguments=None) -> int:
         else:
             print("LIGHTLY_TEST_VIDEOS is not set: real clips are left out")
         with tempfile.TemporaryDirectory() as folder:
-            paths, starts = generated_clips(os.environ.get("LIGHTLY_BENCH_FOOTAGE", folder))
-            missed += table("generated clips", load(paths, starts), given.share)
+            paths, scenes = generated_clips(os.environ.get("LIGHTLY_BENCH_FOOTAGE", folder))
+            missed += table("generated clips", load(paths, scenes), given.share)
     for sentence in missed:
         print("missed:", sentence)
     return 1 if missed else 0

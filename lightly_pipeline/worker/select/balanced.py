@@ -1,9 +1,9 @@
-"""The balanced strategy: half of the budget on representatives, half on greedy k-center on top of them.
+"""The balanced strategy: part of the budget on representatives, the rest on greedy k-center on top of them.
 
 Pure k-center has the best worst case and the least redundancy, but spends its budget on outliers: the average frame
-is farther from a selected one than with every tenth frame, and short shots are missed. Representatives are taken at
-equal steps along the path that each video draws through the space of embeddings, where a step between neighbouring
-frames counts with the square root of its length: between "equal times" (power 0) and "equal distances" (power 1).
+is farther from a selected one than with every tenth frame, and short shots are missed. Representatives (k-medians
+along time, `medians.py`) bring the average down; every shot gets one; and none may be nearer to another than half of
+the gap that k-center alone would leave, which keeps redundancy where k-center has it.
 Measured side by side in lightly_pipeline_tests/benchmarks/quality.py.
 """
 
@@ -18,7 +18,15 @@ from lightly_pipeline.worker.select.distance import nearest_neighbours, row_bloc
 from lightly_pipeline.worker.select.in_order import in_order
 from lightly_pipeline.worker.select.selection import Floats, Indices, StoppedBy, Watch
 
-POWER = 0.5
+SHARE = 0.5
+_APART = 0.5
+# A cut: a step this long, and this many times the usual step around it.
+_CUT = 0.25
+_CUT_RATIO = 3
+_SHOT_FRAMES = 8
+# Rows of a stretch, and number of stretches, from which k-center's gap is estimated when there are more.
+_STRETCH = 5_000
+_STRETCHES = 4
 _SAME_FRAME = 0.02
 _NEIGHBOURHOOD = 2
 
@@ -37,53 +45,86 @@ def balanced(
     sharpness: NDArray[np.floating] | None,
 ) -> tuple[Indices, Floats, StoppedBy]:
     """Picks, distances and why it stopped: representatives in display order, then k-center's."""
-    wanted = representatives(points, pool, budget // 2, groups)
+    count = round(budget * SHARE)
+    to_pool = None if pool is None or not len(pool) else nearest_neighbours(points, pool)[1]
+    gap = usual_gap(points, pool, budget, min_distance, watch, k_center)
+    wanted = representatives(points, to_pool, count, gap, groups, watch)
     if sharpness is not None:
         wanted = sharper(points, wanted, groups, sharpness)
-    picks, distances, stopped_by = in_order(points, pool, wanted, budget // 2, min_distance, watch)
-    known = points[picks] if pool is None else np.concatenate([pool, points[picks]])
+    picks, distances, _ = in_order(points, pool, wanted, count, max(min_distance, _APART * gap), watch)
+    known = points[picks] if to_pool is None else np.concatenate([pool, points[picks]])
     rest, rest_distances, stopped_by = k_center(points, known, budget - len(picks), min_distance, watch)
     if sharpness is not None:
         rest, rest_distances = _sharpen_tail(points, known, rest, rest_distances, groups, sharpness, min_distance)
     return np.concatenate([picks, rest]), np.concatenate([distances, rest_distances]), stopped_by
 
 
-def representatives(points: Floats, pool: Floats | None, count: int, groups: NDArray[np.integer] | None) -> Indices:
-    """`count` rows at equal steps along the videos' paths, over what the pool does not know yet."""
+def usual_gap(
+    points: Floats, pool: Floats | None, budget: int, min_distance: float, watch: Watch, k_center: KCenter
+) -> float:
+    """The distance of k-center's last pick, were the whole budget its own; estimated on stretches of long inputs."""
+    n = len(points)
+    if n <= _STRETCH * _STRETCHES:
+        distances = k_center(points, pool, budget, min_distance, watch)[1]
+        return float(distances[-1]) if len(distances) and np.isfinite(distances[-1]) else 0.0
+    gaps = []
+    for begin in np.linspace(0, n - _STRETCH, _STRETCHES).astype(int):
+        part = points[begin : begin + _STRETCH]
+        distances = k_center(part, None, max(1, budget * _STRETCH // n), min_distance, watch)[1]
+        gaps.append(float(distances[-1]) if len(distances) and np.isfinite(distances[-1]) else 0.0)
+    return float(np.median(gaps))
+
+
+def representatives(
+    points: Floats,
+    to_pool: Floats | None,
+    count: int,
+    gap: float,
+    groups: NDArray[np.integer] | None,
+    watch: Watch,
+) -> Indices:
+    """Rows to try as representatives, the most useful first, and before them one for each shot without any.
+
+    More than `count`, because some will prove too near to another.
+    """
     if count <= 0:
         return np.empty(0, dtype=np.int64)
-    steps = path_steps(points, groups)
-    rows = _equal_steps(steps, count)
-    if pool is None or not len(pool) or len(rows) < 2:
-        return rows
-    # Known is what has a pool vector nearer than the next representative would be.
-    spacing = np.median(np.sqrt(squared_distances(points[rows[1:]], points[rows[:-1]])))
-    novel = nearest_neighbours(points, pool)[1] > spacing
-    return _equal_steps(np.where(novel, steps, 0), count) if novel.any() else rows[:0]
+    # Importing the compiler is not free, and not every strategy needs it.
+    from lightly_pipeline.worker.select.medians import medians
+
+    found = medians(points, count + count // 2 + 1, groups, to_pool, watch)
+    shots = shot_numbers(points, groups)
+    covered = np.zeros(shots[-1] + 1, dtype=bool)
+    covered[shots[found[:count]]] = True
+    missed = np.flatnonzero(~covered & (np.bincount(shots) >= _SHOT_FRAMES))
+    first, last = np.searchsorted(shots, missed), np.searchsorted(shots, missed, side="right")
+    middles = np.array([_middle(points, a, b) for a, b in zip(first, last, strict=True)], dtype=np.int64)
+    if to_pool is not None:
+        middles = middles[to_pool[middles] > gap]
+    return np.concatenate([middles[: count // 2], found])
 
 
-def path_steps(points: Floats, groups: NDArray[np.integer] | None) -> NDArray[np.float64]:
-    """Length of the step that leads to each row, to the power of POWER; 0 for the first row of a video. [n]"""
-    steps = np.zeros(len(points))
-    for part in row_blocks(len(points) - 1, points.shape[1] * 8):
+def shot_numbers(points: Floats, groups: NDArray[np.integer] | None) -> Indices:
+    """The shot of each row, numbered from 0: a new one begins with a video, and where neighbours suddenly differ."""
+    n = len(points)
+    steps = np.zeros(n)
+    for part in row_blocks(n - 1, points.shape[1] * 8):
         after = slice(part.start + 1, part.stop + 1)
-        steps[after] = np.sqrt(squared_distances(points[after], points[part])) ** POWER
+        steps[after] = np.sqrt(squared_distances(points[after], points[part]))
+    candidates = np.flatnonzero(steps > _CUT)
+    usual = np.array([np.median(steps[max(0, row - 8) : row + 9]) for row in candidates])
+    begins = np.zeros(n, dtype=np.int64)
+    begins[candidates] = steps[candidates] > _CUT_RATIO * usual
     if groups is not None:
-        steps[1:][groups[1:] != groups[:-1]] = 0
-    return steps
+        begins[1:] |= groups[1:] != groups[:-1]
+    begins[0] = 0
+    return np.cumsum(begins)
 
 
-def _equal_steps(steps: NDArray[np.float64], count: int) -> Indices:
-    """The rows nearest to the middles of `count` equal parts of the whole path."""
-    along = np.cumsum(steps)
-    if along[-1] <= 0:
-        even = np.linspace(0, len(steps) - 1, count).round().astype(np.int64)
-        return np.array(np.unique(even), dtype=np.int64)
-    targets = (np.arange(count) + 0.5) * (along[-1] / count)
-    after = np.searchsorted(along, targets).clip(1, len(along) - 1)
-    nearer_before = targets - along[after - 1] < along[after] - targets
-    rows: Indices = np.unique(np.where(nearer_before, after - 1, after))
-    return rows
+def _middle(points: Floats, begin: int, end: int) -> int:
+    """The row of begin … end - 1 nearest to their mean."""
+    rows = points[begin:end]
+    return int(begin + squared_distances(rows, rows.mean(axis=0, dtype=np.float32)).argmin())
 
 
 def sharper(

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+from lightly_pipeline.worker.select.selection import Floats
 
 LANES = 16
 _FLOAT = ir.FloatType()
@@ -78,3 +81,23 @@ def _part(builder: Any, vector: Any, start: int, count: int) -> Any:
     """Lanes start … start + count - 1 of `vector`."""
     lanes = ir.Constant(ir.VectorType(ir.IntType(32), count), list(range(start, start + count)))
     return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), lanes)
+
+
+def plain(rows: Floats) -> Floats:
+    """The same memory as an ordinary writable array: compiled code is then made once, not per kind of array.
+
+    Nothing is written to it, so that rows may be mapped from a file that is open for reading only.
+    """
+    rows = np.ascontiguousarray(rows, dtype=np.float32)
+    if not len(rows):
+        return np.empty(rows.shape, dtype=np.float32)
+    return np.asarray(_Memory(rows))
+
+
+class _Memory:
+    """The array interface of `rows`, without its read-only flag; keeps `rows` alive."""
+
+    def __init__(self, rows: Floats) -> None:
+        self.rows = rows
+        interface = rows.__array_interface__
+        self.__array_interface__ = {**interface, "data": (interface["data"][0], False)}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from lightly_pipeline.worker.select import clusters
-from lightly_pipeline.worker.select.compiled import LANES
+from lightly_pipeline.worker.select.compiled import LANES, plain
 from lightly_pipeline.worker.select.distance import relative_error
 from lightly_pipeline.worker.select.selection import Floats, Indices, StoppedBy, Watch
 
@@ -33,8 +33,8 @@ def pruned(
 ) -> tuple[Indices, Floats, StoppedBy]:
     """Picks, distances and why it stopped: exactly those of `brute_force`. Raises TooHard beyond `work_limit`."""
     n, dimensions = points.shape
-    points = _plain(points)
-    pool = _plain(points[:0] if pool is None else pool)
+    points = plain(points)
+    pool = plain(points[:0] if pool is None else pool)
     margin = 4 * relative_error(dimensions) + 1e-6
     axes, mean = principal_axes(points)
     short = _project(points, mean, axes)
@@ -75,26 +75,6 @@ def principal_axes(points: Floats) -> tuple[Floats, Floats]:
     count = min(LANES, points.shape[1])
     axes[:, :count] = vectors[:, ::-1][:, :count]
     return axes, mean.astype(np.float32)
-
-
-def _plain(rows: Floats) -> Floats:
-    """The same memory as an ordinary writable array: compiled code is then made once, not per kind of array.
-
-    Nothing is written to it, so that rows may be mapped from a file that is open for reading only.
-    """
-    rows = np.ascontiguousarray(rows, dtype=np.float32)
-    if not len(rows):
-        return np.empty(rows.shape, dtype=np.float32)
-    return np.asarray(_Memory(rows))
-
-
-class _Memory:
-    """The array interface of `rows`, without its read-only flag; keeps `rows` alive."""
-
-    def __init__(self, rows: Floats) -> None:
-        self.rows = rows
-        interface = rows.__array_interface__
-        self.__array_interface__ = {**interface, "data": (interface["data"][0], False)}
 
 
 def _project(points: Floats, mean: Floats, axes: Floats) -> Floats:
