@@ -62,9 +62,7 @@ class Agent:
         self._wake = threading.Condition(self._cloud.lock)
         self._silent_since: float | None = None
         self._watchdog: subprocess.Popen[bytes] | None = None
-        # A second at the least, so that a timer set to nothing does not turn in circles.
         self._watchdog_at = online_at - self._cloud.timings.agent + self._cloud.timings.watchdog
-
         # One that is silenced now never comes online, also when nobody looks before it would have.
         self._observe_silence(self._cloud.clock())
 
@@ -308,6 +306,7 @@ class Agent:
     def _tick_watchdog(self, now: float) -> None:
         if self._cloud.watchdog is None or now < self._watchdog_at:
             return
+        # So that a timer set to nothing does not turn in circles.
         self._watchdog_at = now + max(self._cloud.timings.watchdog, 0.05)
         if self._watchdog is not None and self._watchdog.poll() is None:
             return

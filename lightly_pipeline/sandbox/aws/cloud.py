@@ -35,7 +35,8 @@ REGION = "us-east-1"
 USER_KEY = "AKIASANDBOXUSER00000"
 INSTANCE_KEY = "ASIASANDBOXINSTANCE0"
 SECRET = "sandbox"  # noqa: S105
-_COMMANDS_KEPT = 10_000
+# With up to 32,000 characters of output each.
+_COMMANDS_KEPT = 2_000
 _ID = re.compile(r"i-(?:[0-9a-f]{8}|[0-9a-f]{17})")
 
 _only_one = threading.Lock()
