@@ -9,7 +9,7 @@ import dagster as dg
 from lightly_pipeline.assets.failures import failures
 from lightly_pipeline.pexels import CachedVideo
 from lightly_pipeline.resources.pexels import PexelsResource
-from lightly_pipeline.videos import pexels_id, videos
+from lightly_pipeline.videos import pexels_id, register_videos, videos
 
 
 def attribution(video: CachedVideo) -> dict[str, str]:
@@ -38,6 +38,8 @@ def pexels_video(context: dg.AssetExecutionContext, pexels: PexelsResource) -> d
             metadata={"video": key},
             allow_retries=False,
         )
+    # `dagster job execute` takes the key from a tag and validates nothing.
+    register_videos(context.instance, [key])
     with failures(video=key):
         video = pexels.open().fetch(video_id)
     context.log.info(f"{video.path.name}: {video.bytes} bytes, {video.width}x{video.height}, {video.seconds:.1f} s")
