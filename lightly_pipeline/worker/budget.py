@@ -57,13 +57,15 @@ def make_plan(options: Options, table: FrameTable) -> Plan:
     )
 
 
-def expected_share(options: Options) -> float:
-    """About which share of the frames will be selected, as far as that is known before they are counted."""
-    config = options.selection_config
-    if config is not None:
-        return 0.0 if config.proportion_samples is None else config.proportion_samples
+def expected_share(options: Options, frames: int | None) -> float:
+    """About which share of the frames will be selected; 0.0 where that is not known before they are counted.
+
+    frames: how many there are said to be.
+    """
     wanted = options.stopping_condition.n_samples
-    return wanted if isinstance(wanted, float) else 0.0
+    if isinstance(wanted, float):
+        return wanted
+    return wanted / frames if frames and wanted > 0 else 0.0
 
 
 def _from_selection_config(config: SelectionConfig, options: Options, table: FrameTable) -> Plan:
@@ -86,16 +88,14 @@ def _from_selection_config(config: SelectionConfig, options: Options, table: Fra
             # Maximising d^a·w^b is maximising d·w^(b/a).
             objective = _objective(part, table, seed) ** (part.strategy.strength / strength)
             weights = objective if weights is None else weights * objective
-    if diversity is not None:
-        strategy = "coreset"
-    else:
-        strategy = "random" if weights is None or (random and len(config.strategies) == 1) else "weights"
+    otherwise = "random" if weights is None else "weights"
+    strategy = "coreset" if diversity is not None else otherwise
     return Plan(
         budget=budget,
         min_distance=diversity.strategy.stopping_condition_minimum_distance if diversity else None,
         strategy=strategy,
         allowed=allowed,
-        weights=None if weights is None or strategy == "random" else weights.astype(np.float32),
+        weights=None if weights is None else weights.astype(np.float32),
         seed=seed,
     )
 

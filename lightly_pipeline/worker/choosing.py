@@ -107,6 +107,7 @@ def _choose_frames(
         options,
         progress,
         weights=None if plan.weights is None else plan.weights[rows],
+        sharpness=table.frames["sharpness"][rows],
         groups=table.video[rows],
         seconds=table.frames["seconds"][rows],
     )
@@ -131,6 +132,7 @@ def _choose_sequences(start: Outcome, plan: Plan, options: Options, progress: Pr
         options,
         progress,
         weights=None if plan.weights is None else plan.weights[sequences.rows].mean(axis=1),
+        sharpness=table.frames["sharpness"][sequences.rows].mean(axis=1, dtype=np.float32),
         groups=table.video[sequences.rows[:, 0]],
         seconds=table.frames["seconds"][sequences.rows[:, 0]],
     )
@@ -160,14 +162,11 @@ def _select(
     progress: Progress,
     *,
     weights: NDArray[np.float32] | None,
+    sharpness: NDArray[np.float32],
     groups: NDArray[np.int32],
     seconds: NDArray[np.float64],
 ) -> Selection:
     with progress.stage("select", min(plan.budget, len(embeddings))) as stage:
-        if plan.strategy == "weights" and weights is not None:
-            heaviest = np.argsort(-weights, kind="stable")[: plan.budget].astype(np.int64)
-            distances = np.full(len(heaviest), np.inf, dtype=np.float32)
-            return Selection(heaviest, distances, "budget", strategy="weights", engine="numpy")
         try:
             selection = select(
                 embeddings,
@@ -176,6 +175,7 @@ def _select(
                 pool=pool if len(pool) else None,
                 strategy=plan.strategy,
                 weights=weights,
+                sharpness=sharpness,
                 groups=groups,
                 seconds=seconds,
                 seed=plan.seed,

@@ -226,9 +226,9 @@ class Options(_Group):
     # -- what to select
     stopping_condition: StoppingCondition = StoppingCondition()
     method: Literal["coreset", "random", "balanced"] = Field(
-        "coreset",
-        description="coreset: Lightly's greedy k-center; random; balanced (ours): half of the budget on "
-        "frames that stand for many, half on k-center",
+        "balanced",
+        description="balanced (ours): half of the budget on frames that stand for many, half on k-center; coreset: "
+        "Lightly's greedy k-center alone; random",
     )
     selection_config: SelectionConfig | None = Field(
         None,
@@ -278,7 +278,8 @@ class Options(_Group):
     )
     exact_frames: bool = _own(
         False,
-        "decode a second time to write exactly the selected frames instead of their nearest kept neighbours",
+        "write exactly the selected frames with method=balanced too (the other methods always do), decoding some "
+        "again, instead of moving some to near frames whose pictures were kept while decoding",
     )
 
     # -- the report

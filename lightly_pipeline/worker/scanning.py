@@ -45,8 +45,9 @@ class Scanner:
 
     def scan(self, found: Input) -> list[ScannedFiles]:
         """All files of the input, in its order; videos that an earlier run of the job finished are taken from it."""
-        settings = scan_settings(self.options)
-        with self.progress.stage("scan", _declared_frames(found, self.source)) as stage:
+        declared = _declared_frames(found, self.source)
+        settings = scan_settings(self.options, declared)
+        with self.progress.stage("scan", declared) as stage:
             if found.kind == "images":
                 return list(self._scan_images(found.files, settings, stage))
             store = ScanStore(self.scratch.scans, settings)
@@ -115,8 +116,11 @@ class Scanner:
                 log.warning("%s: %s", file.name, problem.reason)
 
 
-def scan_settings(options: Options) -> ScanSettings:
-    """How the scan room shall work for these options; pictures are kept only where frames will be written."""
+def scan_settings(options: Options, frames: int | None) -> ScanSettings:
+    """How the scan room shall work for these options; pictures are kept only where frames will be written.
+
+    frames: how many the input is said to have, None where nobody said.
+    """
     writes = options.dump_dataset or options.webdataset_shard_size_in_MB > 0
     keeps = writes and not exact_frames(options)
     return ScanSettings(
@@ -124,14 +128,24 @@ def scan_settings(options: Options) -> ScanSettings:
         check_corruptness=options.enable_corruptness_check,
         image_format=options.output_image_format,
         output_image_size=options.output_image_size,
-        expected_share=expected_share(options) if keeps else 0.0,
+        expected_share=expected_share(options, frames) if keeps else 0.0,
         model=Path(options.embedder) if options.embedder else None,
     )
 
 
 def exact_frames(options: Options) -> bool:
-    """Whether precisely the picked frames are wanted, where they are whole sequences or said to be."""
-    return options.exact_frames or options.selected_sequence_length > 1
+    """Whether precisely the picked frames are wanted: wherever more is promised of them than that they cover all.
+
+    A coreset is Lightly's to the frame, random frames would be no longer random, sequences are whole, and a frame
+    beside the picked one may be too near to another for min_distance.
+    """
+    return (
+        options.exact_frames
+        or options.method != "balanced"
+        or options.selection_config is not None
+        or options.selected_sequence_length > 1
+        or options.stopping_condition.min_distance != -1.0
+    )
 
 
 def file_sha256(path: Path) -> str:

@@ -147,7 +147,7 @@ def test_a_fraction_is_never_more_than_that_and_never_nothing(fraction, frames):
 @given(
     n_samples=st.one_of(st.integers(0, 70), st.floats(0, 1, width=16)),
     min_distance=st.sampled_from([-1.0, 0.0, 0.05, 0.3, 1.9]),
-    method=st.sampled_from(["coreset", "random"]),
+    method=st.sampled_from(["coreset", "balanced", "random"]),
 )
 def test_the_budget_is_never_exceeded_and_no_two_frames_are_too_near(
     clips, tmp_path_factory, n_samples, min_distance, method
