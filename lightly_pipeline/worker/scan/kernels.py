@@ -405,7 +405,7 @@ def _filter_row(row: int, above: int, octets: int, out: int) -> None:
 
 @cfunc(_SIGNATURE, nopython=True, error_model="numpy")
 def _png_histogram(parameters: Any) -> int:
-    """Count filtered bytes on every fourth row.
+    """Count filtered bytes on every eighth row.
 
     [0] picture; [1] stride; [2] bytes in a row; [3] rows; [4] workspace, at least a row and 16 bytes; [5]
     counts u32[256], out.
@@ -415,7 +415,7 @@ def _png_histogram(parameters: Any) -> int:
     filtered = u8(parameters[4])
     for i in range(256):
         counts[i] = 0
-    for y in range(1 if rows > 1 else 0, rows, 4):
+    for y in range(1 if rows > 1 else 0, rows, 8):
         _filter_row(picture + y * stride, picture + max(y - 1, 0) * stride, octets, parameters[4])
         for i in range(octets):
             counts[filtered[i]] += 1

@@ -25,33 +25,38 @@ _ORDER = (16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15)
 
 
 def code_lengths(counts: list[int], longest: int) -> list[int]:
-    """Huffman code lengths (0 where the count is 0), none above `longest`."""
+    """Huffman code lengths (0 where the count is 0), none above `longest`.
+
+    Rare symbols are taken to be about as frequent as the longest code can express, and more so until it fits:
+    this costs less than a thousandth of the size and, mostly, no second tree.
+    """
+    rare = sum(counts) >> (longest - 1)
+    lengths = [0] * len(counts)
     while True:
-        lengths = [0] * len(counts)
-        heap = [(count, symbol, (symbol,)) for symbol, count in enumerate(counts) if count]
-        if len(heap) == 1:
-            lengths[heap[0][1]] = 1
+        nodes = [(count if count > rare else rare, symbol) for symbol, count in enumerate(counts) if count]
+        if len(nodes) == 1:
+            lengths[nodes[0][1]] = 1
             return lengths
-        heapq.heapify(heap)
-        tie = len(counts)
-        parents: dict[int, int] = {}
-        nodes = [(count, symbol) for count, symbol, _ in heap]
         heapq.heapify(nodes)
+        following = first_inner = len(counts)
+        parents: dict[int, int] = {}
         while len(nodes) > 1:
-            first, second = heapq.heappop(nodes), heapq.heappop(nodes)
-            parents[first[1]] = parents[second[1]] = tie
-            heapq.heappush(nodes, (first[0] + second[0], tie))
-            tie += 1
-        depth = {nodes[0][1]: 0}
-        for node in range(tie - 2, -1, -1):
-            if node in parents:
-                depth[node] = depth[parents[node]] + 1
+            low = heapq.heappop(nodes)
+            high = nodes[0]
+            parents[low[1]] = parents[high[1]] = following
+            heapq.heapreplace(nodes, (low[0] + high[0], following))
+            following += 1
+        depth = {following - 1: 0}
+        for node in range(following - 2, first_inner - 1, -1):
+            depth[node] = depth[parents[node]] + 1
+        deepest = 0
         for symbol, count in enumerate(counts):
             if count:
-                lengths[symbol] = depth[symbol]
-        if max(lengths) <= longest:
+                lengths[symbol] = depth[parents[symbol]] + 1
+                deepest = max(deepest, lengths[symbol])
+        if deepest <= longest:
             return lengths
-        counts = [(count + 1) // 2 if count else 0 for count in counts]
+        rare = rare * 2 + 1
 
 
 def reversed_codes(lengths: list[int]) -> list[int]:
