@@ -314,12 +314,17 @@ if int(file_limit):
     import signal
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(file_limit),) * 2)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def peak():
+    # getrusage would tell the peak of the process that this one was forked from.
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else ["VmHWM: 0"]
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+before = peak()
 try:
     arrived = download(link, Path(target), allowed_hosts=AllowedHosts.parse(hosts), max_bytes=10**9)
 except PexelsError as error:
     sys.exit(f"{type(error).__name__}: {error}")
-print(arrived.sha256, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(arrived.sha256, peak() - before)
 """
 
 
@@ -380,6 +385,7 @@ def test_a_full_disk_is_told_and_not_kept_full(host: FileHost):
     assert host.left == set()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak of memory is read from /proc")
 def test_memory_does_not_grow_with_the_file(tmp_path: Path):
     content = padded(rendered("return")[0].files[1].read_bytes(), 100 * MIB)
     videos, target = tmp_path / "videos", tmp_path / "target"
@@ -391,4 +397,4 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path):
         out, err = child(host).communicate(timeout=60)
     sha256, kilobytes = out.split()
     assert sha256 == host.sha256, err
-    assert int(kilobytes) < 40 * 1024
+    assert 0 < int(kilobytes) < 40 * 1024

@@ -1,14 +1,16 @@
 """From an id to a file in the cache, against the stand-in."""
 
 import hashlib
+import json
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+import requests
 
-from lightly_pipeline.pexels import CacheUnusable, NotAVideo, PexelsSource, TooLarge, UnknownVideo
+from lightly_pipeline.pexels import CacheUnusable, NotAVideo, NoUsableFile, PexelsSource, TooLarge, UnknownVideo
 from lightly_pipeline.sandbox.pexels import Fault, PexelsStandIn
 from lightly_pipeline_tests.clips import FOOTAGE_CACHE, rendered
 from lightly_pipeline_tests.pexels.conftest import API_KEY, client_of, source_of
@@ -138,3 +140,13 @@ def test_after_a_kill_in_the_middle_the_next_fetch_resumes(pexels: PexelsStandIn
     assert video.path.read_bytes() == rendered("drift")[0].files[0].read_bytes()
     (request,) = (request for request in pexels.requests if request.where == "files")
     assert int(request.headers["Range"].removeprefix("bytes=").removesuffix("-")) >= 200_000
+
+
+def test_a_video_without_an_mp4_file_is_told(source: PexelsSource, pexels: PexelsStandIn):
+    headers = {"Authorization": API_KEY, "User-Agent": "test"}
+    video = requests.get(f"{pexels.root}/v1/videos/videos/857195", headers=headers, timeout=5).json()
+    video["video_files"] = [file for file in video["video_files"] if file["width"] is None]
+    pexels.faults.add("api", Fault(status=200, body=json.dumps(video).encode()))
+    with pytest.raises(NoUsableFile, match="video 857195 .* has no mp4 file .* choose another video"):
+        source.fetch(857195)
+    assert list(source.cache.folder.iterdir()) == []
