@@ -8,7 +8,6 @@ SIGKILL: no `finally` of it has any effect. Guards against what `try: ... finall
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,81 +15,12 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
-from lightly_pipeline.runner import InstanceRunner, Job, LeaseSettings, RunnerSettings, TransientError
+from lightly_pipeline.runner import Job, LeaseSettings, RunnerSettings, TransientError
 from lightly_pipeline.runner.instance import STOPPED_STATES
 from lightly_pipeline.runner.record import Record
-from lightly_pipeline_tests.runner.virtual_cloud import VirtualCloud
+from lightly_pipeline_tests.runner.virtual_cloud import VirtualCloud, VirtualProcess
 
 TTL, DOOR, SENSOR = 300.0, 60.0, 60.0
-
-
-class _Killed(BaseException):
-    """The process is dead: it makes no further call."""
-
-
-class _Process(threading.Thread):
-    """A process of the pipeline that moves only when it is told to."""
-
-    def __init__(
-        self, cloud: VirtualCloud, skew: float, lease: LeaseSettings, work: Callable[[InstanceRunner], Any]
-    ) -> None:
-        super().__init__(daemon=True)
-        self._cloud = cloud
-        self._go, self._back = threading.Semaphore(0), threading.Semaphore(0)
-        self._work = work
-        self.runner = cloud.runner(RunnerSettings(lease=lease), skew=skew, gate=self._call, sleep=self._sleep)
-        self.waits_for: str | None = "start"
-        # Stood still for so long that its lease was over: then even a job that lives may end with a sentence.
-        self.starved = False
-        self.moved_at = cloud.now
-        self.wakes_at = 0.0
-        self.dead = False
-        self.holder = ""
-        self.result: Any = None
-        self.error: BaseException | None = None
-        self.start()
-
-    def run(self) -> None:
-        self._go.acquire()
-        try:
-            if not self.dead:
-                self.result = self._work(self.runner)
-        except BaseException as error:
-            self.error = error
-        self.waits_for = None
-        self._back.release()
-
-    def move(self) -> None:
-        """Let it go on to its next call, sleep or end."""
-        self.starved = self.starved or self._cloud.now - self.moved_at > TTL / 2
-        self.moved_at = self._cloud.now
-        self._go.release()
-        assert self._back.acquire(timeout=20), "the process neither ended nor called nor slept"
-
-    def kill(self) -> None:
-        self.dead = True
-        while self.waits_for is not None:
-            self.move()
-
-    @property
-    def can_move(self) -> bool:
-        return self.waits_for is not None and (self.waits_for != "sleep" or self._cloud.now >= self.wakes_at)
-
-    def _stand_still(self, reason: str) -> None:
-        if self.dead:
-            raise _Killed
-        self.waits_for = reason
-        self._back.release()
-        self._go.acquire()
-        if self.dead:
-            raise _Killed
-
-    def _call(self, operation: str) -> None:
-        self._stand_still(operation)
-
-    def _sleep(self, seconds: float) -> None:
-        self.wakes_at = self._cloud.now + seconds
-        self._stand_still("sleep")
 
 
 class LeaseRaces(RuleBasedStateMachine):
@@ -100,7 +30,7 @@ class LeaseRaces(RuleBasedStateMachine):
     def begin(self, machines: int, max_jobs: int) -> None:
         self.cloud = VirtualCloud(machines, pending=20, agent=10, stopping=20)
         self.lease = LeaseSettings(max_jobs=max_jobs, ttl=TTL, renew_every=60, door=DOOR, queue=1e9)
-        self.processes: list[_Process] = []
+        self.processes: list[VirtualProcess] = []
         self.observer = self.cloud.runner(RunnerSettings(lease=self.lease))
         self.stops_under_a_lease: list[str] = []
         self.granted: dict[tuple[str, str], float] = {}
@@ -125,7 +55,7 @@ class LeaseRaces(RuleBasedStateMachine):
             return
         name = Key.split("/")[-1].removesuffix(".json")
         writer = threading.current_thread()
-        own = writer.holder if isinstance(writer, _Process) else ""
+        own = writer.holder if isinstance(writer, VirtualProcess) else ""
         leases = Record.from_json(Body).live(self.cloud.now, "job")
         if own in leases:
             self.granted[name, own] = leases[own].expires
@@ -145,14 +75,18 @@ class LeaseRaces(RuleBasedStateMachine):
     def a_job_comes(self, skew: float, seconds: float) -> None:
         self.cloud.job_seconds = seconds
         job = Job(f"run{len(self.processes)}/step/0", ["work"], 600)
-        process = _Process(self.cloud, skew, self.lease, lambda runner: runner.run(job))
+        process = VirtualProcess(
+            self.cloud, RunnerSettings(lease=self.lease), lambda runner: runner.run(job), skew=skew
+        )
         process.holder = job.holder
         self.processes.append(process)
 
     @precondition(lambda self: sum(process.waits_for is not None for process in self.processes) < 6)
     @rule()
     def the_sensor_ticks(self) -> None:
-        self.processes.append(_Process(self.cloud, 0.0, self.lease, lambda runner: runner.release_expired()))
+        self.processes.append(
+            VirtualProcess(self.cloud, RunnerSettings(lease=self.lease), lambda runner: runner.release_expired())
+        )
 
     @precondition(lambda self: any(process.can_move for process in self.processes))
     @rule(data=st.data(), steps=st.sampled_from([1, 1, 2, 3, 5, 10, 60]))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import threading
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -307,8 +308,9 @@ class VirtualCloud:
         }
 
     def _list_command_invocations(self, InstanceId: str, Filters: Any = ()) -> Any:
-        wanted = {entry["key"]: entry["value"] for entry in Filters}
-        after = datetime.fromisoformat(wanted.get("InvokedAfter", "1970-01-01T00:00:00Z").replace("Z", "+00:00"))
+        statuses = [query["value"] for query in Filters if query["key"] == "Status"]
+        moments = [query["value"].replace("Z", "+00:00") for query in Filters if query["key"] == "InvokedAfter"]
+        after = [datetime.fromisoformat(moment) for moment in moments]
         return {
             "CommandInvocations": [
                 {
@@ -319,8 +321,8 @@ class VirtualCloud:
                 }
                 for command in self.commands.values()
                 if command.instance == InstanceId
-                and command.status == wanted.get("Status", command.status)
-                and command.sent >= after.timestamp()
+                and (not statuses or command.status in statuses)
+                and all(command.sent >= moment.timestamp() for moment in after)
             ]
         }
 
@@ -369,6 +371,89 @@ class VirtualCloud:
             return {"Contents": [{"Key": key} for key in keys]}
         folders = {Prefix + key.removeprefix(Prefix).split("/")[0] + "/" for key in keys}
         return {"CommonPrefixes": [{"Prefix": folder} for folder in sorted(folders)]}
+
+
+class Killed(BaseException):
+    """The process is dead: it makes no further call."""
+
+
+class VirtualProcess(threading.Thread):
+    """A process of the pipeline, in a thread that stands still before each call to AWS and in each sleep.
+
+    It moves when it is told to. Killed, it makes no further call, as after SIGKILL: no `finally` has any effect.
+    """
+
+    def __init__(
+        self, cloud: VirtualCloud, settings: RunnerSettings, work: Callable[[InstanceRunner], Any], *, skew: float = 0.0
+    ) -> None:
+        super().__init__(daemon=True)
+        self._cloud = cloud
+        self._go, self._back = threading.Semaphore(0), threading.Semaphore(0)
+        self._work = work
+        self._patience = settings.lease.ttl / 2
+        self.runner = cloud.runner(settings, skew=skew, gate=self._call, sleep=self._sleep)
+        self.waits_for: str | None = "start"
+        # Stood still for so long that its lease was over: then even a job that lives may end with a sentence.
+        self.starved = False
+        self.moved_at = cloud.now
+        self.wakes_at = 0.0
+        self.dead = False
+        self.holder = ""
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        self._go.acquire()
+        try:
+            if not self.dead:
+                self.result = self._work(self.runner)
+        except BaseException as error:
+            self.error = error
+        self.waits_for = None
+        self._back.release()
+
+    def move(self) -> None:
+        """Let it go on to its next call, sleep or end."""
+        self.starved = self.starved or self._cloud.now - self.moved_at > self._patience
+        self.moved_at = self._cloud.now
+        self._go.release()
+        assert self._back.acquire(timeout=20), "the process neither ended nor called nor slept"
+
+    def kill(self) -> None:
+        self.dead = True
+        while self.waits_for is not None:
+            self.move()
+
+    @property
+    def can_move(self) -> bool:
+        return self.waits_for is not None and (self.waits_for != "sleep" or self._cloud.now >= self.wakes_at)
+
+    def _stand_still(self, reason: str) -> None:
+        if self.dead:
+            raise Killed
+        self.waits_for = reason
+        self._back.release()
+        self._go.acquire()
+        if self.dead:
+            raise Killed
+
+    def _call(self, operation: str) -> None:
+        self._stand_still(operation)
+
+    def _sleep(self, seconds: float) -> None:
+        self.wakes_at = self._cloud.now + seconds
+        self._stand_still("sleep")
+
+
+def run_together(processes: list[VirtualProcess], cloud: VirtualCloud) -> None:
+    """Let them work side by side, call by call, until all have ended; time passes when all sleep."""
+    while any(process.waits_for is not None for process in processes):
+        moving = [process for process in processes if process.can_move]
+        for process in moving:
+            process.move()
+        if not moving:
+            cloud.pass_time(min(process.wakes_at for process in processes if process.waits_for == "sleep") - cloud.now)
 
 
 def _camel(name: str) -> str:
