@@ -147,6 +147,6 @@ def test_a_video_without_an_mp4_file_is_told(source: PexelsSource, pexels: Pexel
     video = requests.get(f"{pexels.root}/v1/videos/videos/857195", headers=headers, timeout=5).json()
     video["video_files"] = [file for file in video["video_files"] if file["width"] is None]
     pexels.faults.add("api", Fault(status=200, body=json.dumps(video).encode()))
-    with pytest.raises(NoUsableFile, match="video 857195 .* has no mp4 file .* choose another video"):
+    with pytest.raises(NoUsableFile, match=r"video 857195 .* has no mp4 file .* choose another video"):
         source.fetch(857195)
     assert list(source.cache.folder.iterdir()) == []
