@@ -60,6 +60,11 @@ class Case:
         return self.world.sandbox.bucket
 
     @property
+    def mark(self) -> str:
+        """By which the processes that this case starts are known, whatever else runs on this machine."""
+        return f"{self.folder}/{self.key}"
+
+    @property
     def faults(self):
         """The sandbox's faults."""
         return self.world.sandbox.faults
@@ -88,7 +93,7 @@ class Case:
         command += ["--partition", self.key]
         if select == "lightly_frames":
             command += ["--config-json", json.dumps(self.config)]
-        variables = {**self.world.environment, **environment, MARK: self.key}
+        variables = {**self.world.environment, **environment, MARK: self.mark}
         with (self.folder / f"{self.key}.log").open("a") as log:
             process = self.world.start(*command, stdout=log, env=variables)
         try:
@@ -164,7 +169,7 @@ class Case:
                 if process.status() == psutil.STATUS_ZOMBIE:
                     continue
                 forked = mark == str(self.folder) and "forkserver" in " ".join(process.parent().cmdline())
-                if mark == self.key or forked:
+                if mark == self.mark or forked:
                     mine.append(process)
             except (psutil.Error, AttributeError):
                 continue

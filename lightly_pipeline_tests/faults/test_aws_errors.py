@@ -26,6 +26,7 @@ def test_throttling_and_failing_services_are_sat_out(case, run_worker):
     case.at_rest(work="once", begun=1, run="SUCCESS")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("action", ["ec2:StartInstances", "ec2:StopInstances", "s3:PutObject"])
 def test_an_answer_that_is_lost_changes_nothing(case, run_worker, action):
     case.faults.lose_answer(action, times=2)
@@ -41,6 +42,7 @@ def test_a_command_whose_answer_is_lost_is_not_sent_twice(case, run_worker):
     case.at_rest(work="once", begun=1, run="SUCCESS")
 
 
+@pytest.mark.long
 def test_an_agent_that_ssm_does_not_know_yet_is_waited_for(case, run_worker):
     """Row 1: InvalidInstanceId in the first seconds after the boot."""
     case.faults.inject("ssm:SendCommand", "InvalidInstanceId", times=2)
@@ -48,6 +50,7 @@ def test_an_agent_that_ssm_does_not_know_yet_is_waited_for(case, run_worker):
     case.at_rest(work="once", begun=1, run="SUCCESS")
 
 
+@pytest.mark.long
 def test_an_agent_that_never_comes_online_fails_the_run_with_the_remedy(case, run_worker):
     """Row 1: the profile is missing, say."""
     case.faults.silence_agent()
@@ -55,6 +58,7 @@ def test_an_agent_that_never_comes_online_fails_the_run_with_the_remedy(case, ru
     case.at_rest(work="none", begun=0, run="FAILURE")
 
 
+@pytest.mark.long
 def test_a_command_that_never_arrives_is_sent_again(case, run_worker):
     """Row 2: SSM says online, and the agent does not take the command."""
     case.faults.lose_commands(1)
@@ -62,6 +66,7 @@ def test_a_command_that_never_arrives_is_sent_again(case, run_worker):
     case.at_rest(work="once", begun=1, run="SUCCESS")
 
 
+@pytest.mark.long
 def test_an_instance_that_is_still_stopping_is_waited_for_and_started(case, run_worker):
     """Row 16: IncorrectInstanceState of a start while `stopping`."""
     ec2, [instance_id] = case.world.client("ec2"), case.world.sandbox.instance_ids
@@ -73,6 +78,7 @@ def test_an_instance_that_is_still_stopping_is_waited_for_and_started(case, run_
     case.at_rest(work="once", begun=1, run="SUCCESS")
 
 
+@pytest.mark.long
 def test_a_stop_that_hangs_is_forced_by_the_sensor(case, run_worker):
     """Row 18: the run ends, the instance stays in `stopping`."""
     case.faults.delay_stop(None)
@@ -82,6 +88,7 @@ def test_a_stop_that_hangs_is_forced_by_the_sensor(case, run_worker):
     case.at_rest(work="once", begun=1, run="SUCCESS")
 
 
+@pytest.mark.long
 def test_no_capacity_ends_in_a_sentence_and_costs_nothing(case, run_worker):
     """Row 19, an instance of the only kind there is."""
     case.faults.inject("ec2:StartInstances", "InsufficientInstanceCapacity", times=None)
@@ -92,12 +99,17 @@ def test_no_capacity_ends_in_a_sentence_and_costs_nothing(case, run_worker):
 @pytest.mark.parametrize(
     ("action", "code", "said"),
     [
-        ("ec2:StartInstances", "VcpuLimitExceeded", "Service Quotas"),
-        ("ec2:StartInstances", "UnauthorizedOperation", "do not allow StartInstances"),
-        ("ec2:DescribeInstances", "UnauthorizedOperation", "do not allow DescribeInstances"),
         ("ssm:SendCommand", "AccessDeniedException", "do not allow SendCommand"),
-        ("ssm:GetCommandInvocation", "AccessDeniedException", "do not allow GetCommandInvocation"),
-        ("s3:PutObject", "AccessDenied", "do not allow PutObject"),
+        *(
+            pytest.param(*row, marks=pytest.mark.long)
+            for row in (
+                ("ec2:StartInstances", "VcpuLimitExceeded", "Service Quotas"),
+                ("ec2:StartInstances", "UnauthorizedOperation", "do not allow StartInstances"),
+                ("ec2:DescribeInstances", "UnauthorizedOperation", "do not allow DescribeInstances"),
+                ("ssm:GetCommandInvocation", "AccessDeniedException", "do not allow GetCommandInvocation"),
+                ("s3:PutObject", "AccessDenied", "do not allow PutObject"),
+            )
+        ),
     ],
 )
 def test_what_no_retry_cures_fails_at_once_and_leaves_nothing_up(case, run_worker, action, code, said):
@@ -122,6 +134,7 @@ def test_a_stop_that_is_not_allowed_is_made_good_by_the_sensor(case, run_worker)
     case.at_rest(work="once", begun=1)
 
 
+@pytest.mark.long
 def test_the_credentials_expire_while_the_job_runs(case, run_worker):
     case.plan({"wait": True})
     run_worker.begin(case)
