@@ -209,6 +209,42 @@ def test_a_call_can_be_held_and_seen_under_way(sandbox: Sandbox, aws: Aws, fault
     assert "ec2:StartInstances" not in sandbox.calls.under_way()
 
 
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_held_call_arrives_or_is_lost_as_the_test_decides(sandbox: Sandbox, aws: Aws, lost: bool) -> None:
+    s3 = once(sandbox, "s3")
+    answers: list[str] = []
+
+    def put() -> None:
+        try:
+            s3.put_object(Bucket=sandbox.bucket, Key="held/object", Body=b"x")
+            answers.append("stored")
+        except ClientError as error:
+            answers.append(error.response["Error"]["Code"])
+
+    with sandbox.faults.hold("s3:PutObject", mentions="held/") as held:
+        caller = threading.Thread(target=put)
+        caller.start()
+        held.wait(10)
+        assert "Contents" not in s3.list_objects_v2(Bucket=sandbox.bucket, Prefix="held/")
+        held.let_go(drop=lost)
+        caller.join(10)
+    assert answers == ["RequestTimeout" if lost else "stored"]
+    assert s3.list_objects_v2(Bucket=sandbox.bucket, Prefix="held/")["KeyCount"] == (0 if lost else 1)
+    s3.delete_object(Bucket=sandbox.bucket, Key="held/object")
+
+
+def test_a_held_answer_is_of_a_call_that_was_carried_out(sandbox: Sandbox, aws: Aws) -> None:
+    s3 = once(sandbox, "s3")
+    with sandbox.faults.hold("s3:PutObject", answer=True) as held:
+        caller = threading.Thread(target=s3.put_object, kwargs={"Bucket": sandbox.bucket, "Key": "answered"})
+        caller.start()
+        held.wait(10)
+        s3.head_object(Bucket=sandbox.bucket, Key="answered")
+        assert caller.is_alive()
+    caller.join(10)
+    assert not caller.is_alive()
+
+
 def test_a_booting_instance_may_show_the_ping_of_before(aws: Aws, faults: FaultOrders) -> None:
     aws.start()
     aws.stop()

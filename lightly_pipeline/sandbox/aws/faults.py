@@ -154,8 +154,8 @@ class FaultOrders(ABC):
 class HeldCall:
     """A call that is stopped on its way, at the service's door or, once carried out, with its answer."""
 
-    def __init__(self, action: str, matching: str, answer: bool) -> None:
-        self._action, self._matching = action, matching
+    def __init__(self, action: str, mentions: str, answer: bool) -> None:
+        self._action, self._mentions = action, mentions
         self.answer = answer
         self.arrived = threading.Event()
         self._decided = threading.Event()
@@ -164,7 +164,7 @@ class HeldCall:
     def wait(self, timeout: float) -> None:
         """Wait until a call has arrived; TimeoutError after so many seconds."""
         if not self.arrived.wait(timeout):
-            raise TimeoutError(f"No call of {self._action} {self._matching} has come within {timeout:.0f} s.")
+            raise TimeoutError(f"No call of {self._action} {self._mentions} has come within {timeout:.0f} s.")
 
     def let_go(self, *, drop: bool = False) -> None:
         """Let it pass, and those that follow; `drop` has it lost on its way instead, without an effect."""
@@ -174,7 +174,7 @@ class HeldCall:
     def matches(self, operation: str, text: str) -> bool:
         """Whether this call is one to be held."""
         names = (operation, operation.partition(":")[2])
-        return self._action in names and self._matching in text and not self._decided.is_set()
+        return self._action in names and self._mentions in text and not self._decided.is_set()
 
     def passes(self) -> bool:
         """Called by the held call itself: waits for the decision; False if it is lost on its way."""
@@ -204,13 +204,13 @@ class Faults(FaultOrders):
             raise ValueError(f"The order {order!r} cannot be read: {error}.") from error
 
     @contextmanager
-    def hold(self, action: str, *, matching: str = "", answer: bool = False) -> Iterator[HeldCall]:
-        """Hold the calls of `action` whose text contains `matching` until the block lets them go.
+    def hold(self, action: str, *, mentions: str = "", answer: bool = False) -> Iterator[HeldCall]:
+        """Hold the calls of `action` whose text contains `mentions` until the block lets them go.
 
         A caller stands at one exact point of its work meanwhile, where it can be killed, say. With `answer` the call
         is carried out first and only its answer is held. What is still held when the block ends is let go.
         """
-        held = HeldCall(action, matching, answer)
+        held = HeldCall(action, mentions, answer)
         with self._lock:
             self._held.append(held)
         try:
