@@ -2,15 +2,13 @@
 
 import logging
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lightly_pipeline.worker.budget import Plan, make_plan
-from lightly_pipeline.worker.datapool import Datapool, DatapoolError
 from lightly_pipeline.worker.duplicates import first_of_equal
-from lightly_pipeline.worker.errors import DatapoolUnusable, OptionError
+from lightly_pipeline.worker.errors import OptionError
 from lightly_pipeline.worker.frames import FrameTable
 from lightly_pipeline.worker.given_embeddings import GivenEmbeddings
 from lightly_pipeline.worker.options import Options
@@ -28,18 +26,6 @@ _REMEASURED = 8192
 
 #: Frames up to which the later picks are chosen anew after the earlier ones were moved to kept pictures.
 _RESELECTED = 200_000
-
-
-def load_pool(datapool: Datapool | None, part: str, table: FrameTable, folder: Path) -> NDArray[np.float32]:
-    """What other inputs contributed to the pool: float32 [m, d], empty without a pool."""
-    if datapool is None:
-        return np.empty((0, table.embedder.dimensions), dtype=np.float32)
-    try:
-        vectors = datapool.load(table.embedder, without=part, scratch=folder).embeddings
-    except DatapoolError as error:
-        raise DatapoolUnusable(str(error)) from error
-    log.info("The datapool '%s' holds %d frames of other inputs.", datapool.name, len(vectors))
-    return vectors
 
 
 def choose(

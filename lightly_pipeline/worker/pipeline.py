@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from lightly_pipeline.worker.arguments import make_options, result_options
-from lightly_pipeline.worker.choosing import choose, load_pool
-from lightly_pipeline.worker.datapool import Datapool, DatapoolError
+from lightly_pipeline.worker.choosing import choose
+from lightly_pipeline.worker.datapool import Datapool
 from lightly_pipeline.worker.discover import Input, discover
-from lightly_pipeline.worker.errors import DatapoolUnusable, NothingToSelect
+from lightly_pipeline.worker.errors import NothingToSelect
 from lightly_pipeline.worker.frames import FrameTable, ScannedFiles, make_frame_table
 from lightly_pipeline.worker.given_embeddings import give_embeddings, read_given
 from lightly_pipeline.worker.manifest import (
@@ -36,6 +36,7 @@ from lightly_pipeline.worker.options import Options
 from lightly_pipeline.worker.outcome import Outcome
 from lightly_pipeline.worker.output import layout
 from lightly_pipeline.worker.output.targets import Target, open_target
+from lightly_pipeline.worker.pooling import contribute_to, find_pool, load_pool
 from lightly_pipeline.worker.progress import Progress
 from lightly_pipeline.worker.report.figures import Figures
 from lightly_pipeline.worker.report.statistics import check
@@ -97,7 +98,7 @@ def select_frames(
             given = give_embeddings(table, options.embeddings, source, normalize=options.normalize_embeddings)
             table = given.table
 
-        datapool, part = _datapool(options, source, target)
+        datapool, part = find_pool(options, source.uri, target.uri)
         pool = load_pool(datapool, part, table, scratch.work)
         outcome = choose(table, options, pool, progress, given)
 
@@ -109,7 +110,7 @@ def select_frames(
 
         def contribute() -> None:
             if datapool is not None and options.datasource.enable_datapool_update:
-                _contribute(datapool, part, outcome, manifest)
+                contribute_to(datapool, part, outcome, manifest.input_hash, options.datapool.keep_history)
 
         log_file.rename(scratch.tree / layout.LOG)
         manifest = _publish(target, scratch.tree, manifest, contribute, progress)
@@ -151,15 +152,6 @@ def _table(scanned: list[ScannedFiles], found: Input, source: Source, scratch: S
     corrupt = int((~table.frames["ok"]).sum())
     log.info("Decoded %d frames, %d of them corrupt.", len(table), corrupt)
     return table
-
-
-def _datapool(options: Options, source: Source, target: Target) -> tuple[Datapool | None, str]:
-    from lightly_pipeline.worker.pool_place import pool_part, pool_uri
-
-    if not options.datapool.name:
-        return None, ""
-    uri = options.datapool.uri or pool_uri(target.uri, options.run_directory)
-    return Datapool(uri, options.datapool.name), options.datapool.part or pool_part(source.uri)
 
 
 def _manifest(
@@ -230,22 +222,6 @@ def _inputs(scanned: list[ScannedFiles], found: Input) -> list[ManifestInput]:
     for name, reason in found.unusable:
         entries.append(ManifestInput(name=name, sha256="", bytes=0, frames=0, version="unusable", problem=reason))
     return entries
-
-
-def _contribute(datapool: Datapool, part: str, outcome: Outcome, manifest: Manifest) -> None:
-    """Put the selected frames into the pool, in place of what the same input contributed before."""
-    table, selected = outcome.table, outcome.selected
-    try:
-        datapool.replace(
-            part,
-            table.names(selected),
-            table.embeddings[selected],
-            table.embedder,
-            manifest.input_hash,
-            table.video[selected],
-        )
-    except DatapoolError as error:
-        raise DatapoolUnusable(str(error)) from error
 
 
 def _publish(

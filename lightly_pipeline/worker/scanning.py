@@ -126,6 +126,7 @@ def scan_settings(options: Options, frames: int | None) -> ScanSettings:
     return ScanSettings(
         threads=max(0, options.num_threads),
         check_corruptness=options.enable_corruptness_check,
+        corruption_threshold=options.corruptness_check.corruption_threshold,
         image_format=options.output_image_format,
         output_image_size=options.output_image_size,
         expected_share=expected_share(options, frames) if keeps else 0.0,

@@ -25,7 +25,6 @@ from lightly_pipeline.worker.scan.packets import (
 )
 from lightly_pipeline.worker.scan.types import FRAME_DTYPE, Problem, ScanSettings
 
-_GRAY_SHARE = 0.1
 #: Codecs of which every packet shows one picture (VP8 hides some; MPEG-4 may pack two into one).
 _ONE_PICTURE_EACH = frozenset({"h264", "hevc", "vp9", "av1", "libdav1d", "mjpeg"})
 
@@ -217,7 +216,8 @@ class ChunkDecoder:
         if self._settings.check_corruptness:
             if codec in _ONE_PICTURE_EACH and not interlaced:
                 _count_missing(result, damage, self._time_base)
-            _judge(result, complaints, damage, grays, [first for _, first in groups])
+            starts = [first for _, first in groups]
+            _judge(result, complaints, damage, grays, starts, self._settings.corruption_threshold)
         return result
 
 
@@ -273,6 +273,7 @@ def _judge(
     damage: Damage,
     grays: list[float],
     group_starts: list[int],
+    corruption_threshold: float,
 ) -> None:
     """Mark corrupt frames: those complained about, and those that may be predicted from them.
 
@@ -304,7 +305,7 @@ def _judge(
         result.damaged = True
     kinds = ["frame"] * len(table)
     for index, share in enumerate(grays):
-        if complaints[index] is None and share >= _GRAY_SHARE:
+        if complaints[index] is None and share > corruption_threshold:
             kinds[index] = "uniform_rows"
             complaints[index] = (
                 f"{share:.0%} of its rows, up to the lower edge, are the plain gray that decoders put "

@@ -47,6 +47,8 @@ class ScanSettings:
 
     threads: decoders that run at once (0: one per core this process may use).
     check_corruptness: when False every frame that decodes is `ok`; files that do not open are still reported.
+    corruption_threshold: a frame is corrupt when a larger share of its rows is the gray that stands for missing
+        picture, 0 to 1; 1 leaves that to the decoder's own complaints.
     image_format: "png", "jpg" or "jpeg"; the format candidates are kept in.
     output_image_size: -1 (as in the video), x (shortest edge) or (height, width).
     jpeg_quality: 1 to 100.
@@ -58,6 +60,7 @@ class ScanSettings:
 
     threads: int = 0
     check_corruptness: bool = True
+    corruption_threshold: float = 0.1
     image_format: str = "png"
     output_image_size: int | tuple[int, int] = -1
     jpeg_quality: int = 95

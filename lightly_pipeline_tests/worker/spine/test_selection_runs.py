@@ -222,6 +222,18 @@ def test_what_the_pool_knows_is_not_selected_again(clips, tmp_path):
     assert (tmp_path / "two/report.html").exists()
 
 
+def test_what_a_part_was_before_is_kept_in_the_history_unless_told_otherwise(clips, tmp_path):
+    pool = {"datapool.name": "pool", "datapool.uri": str(tmp_path / "pool")}
+    for count, keep in ((4, True), (5, True), (6, False)):
+        options = {**pool, "stopping_condition.n_samples": count, "datapool.keep_history": keep}
+        select_frames(clips, tmp_path / "out", options)
+    [kept] = (tmp_path / "pool/pool/history").iterdir()
+    with np.load(kept) as part:
+        assert len(part["embeddings"]) == 4
+    write_clip(tmp_path / "second/x.mp4", seed=7)
+    assert select_frames(tmp_path / "second", tmp_path / "two", pool).manifest.counts.pool_before == 6
+
+
 def test_a_dry_run_leaves_the_pool_as_it_is(clips, tmp_path):
     pool = {
         "datapool.name": "pool",

@@ -1,0 +1,81 @@
+"""The datapool as a run sees it: where it is, what it knows, and what this input adds to it."""
+
+import hashlib
+import logging
+import re
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightly_pipeline.worker.datapool import Datapool, DatapoolError
+from lightly_pipeline.worker.errors import DatapoolUnusable
+from lightly_pipeline.worker.frames import FrameTable
+from lightly_pipeline.worker.options import Options
+from lightly_pipeline.worker.outcome import Outcome
+from lightly_pipeline.worker.s3 import S3Address, is_s3
+
+log = logging.getLogger(__name__)
+
+
+def find_pool(options: Options, source: str, target: str) -> tuple[Datapool | None, str]:
+    """The pool that the options name, if any, and the name of this input's part of it."""
+    if not options.datapool.name:
+        return None, ""
+    uri = options.datapool.uri or pool_uri(target, options.run_directory)
+    return Datapool(uri, options.datapool.name), options.datapool.part or pool_part(source)
+
+
+def load_pool(datapool: Datapool | None, part: str, table: FrameTable, folder: Path) -> NDArray[np.float32]:
+    """What other inputs contributed to the pool: float32 [m, d], empty without a pool."""
+    if datapool is None:
+        return np.empty((0, table.embedder.dimensions), dtype=np.float32)
+    try:
+        vectors = datapool.load(table.embedder, without=part, scratch=folder).embeddings
+    except DatapoolError as error:
+        raise DatapoolUnusable(str(error)) from error
+    log.info("The datapool '%s' holds %d frames of other inputs.", datapool.name, len(vectors))
+    return vectors
+
+
+def contribute_to(datapool: Datapool, part: str, outcome: Outcome, content: str, keep_history: bool) -> None:
+    """Put the selected frames into the pool, in place of what the same input contributed before.
+
+    content: hash of the input. With `keep_history` what was there before is kept under history/.
+    """
+    table, selected = outcome.table, outcome.selected
+    try:
+        if keep_history:
+            _keep_earlier(datapool, part)
+        datapool.replace(
+            part, table.names(selected), table.embeddings[selected], table.embedder, content, table.video[selected]
+        )
+    except DatapoolError as error:
+        raise DatapoolUnusable(str(error)) from error
+
+
+def _keep_earlier(datapool: Datapool, part: str) -> None:
+    """Copy the part as it is to history/, named by its content: a repetition adds nothing."""
+    try:
+        earlier = datapool.read(part).to_bytes()
+    except FileNotFoundError:
+        return
+    digest = hashlib.sha256(earlier).hexdigest()[:12]
+    datapool.store.write(f"{datapool.name}/history/{part}-{digest}.npz", earlier)
+
+
+def pool_uri(output: str, run_directory: str) -> str:
+    """`datapool` beside OUTPUT in its parent folder; in the bucket for S3."""
+    if is_s3(output):
+        return f"s3://{S3Address.parse(output).bucket}/datapool"
+    root = Path(output).absolute()
+    for _ in Path(run_directory).parts:
+        root = root.parent
+    return str(root.parent / "datapool")
+
+
+def pool_part(source: str) -> str:
+    """A name that tells the input to people, and by its hash is no other input's."""
+    address = source if is_s3(source) else str(Path(source).resolve())
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "-", address.rstrip("/").rpartition("/")[2]).strip("-._") or "input"
+    return f"{readable[:100]}-{hashlib.sha256(address.encode()).hexdigest()[:8]}"
