@@ -65,6 +65,11 @@ class Case:
         return f"{self.folder}/{self.key}"
 
     @property
+    def dev_mark(self) -> str:
+        """By which the processes of this world's `dagster dev` are known."""
+        return f"{self.folder}/dagster dev"
+
+    @property
     def faults(self):
         """The sandbox's faults."""
         return self.world.sandbox.faults
@@ -161,7 +166,7 @@ class Case:
         return found
 
     def processes(self) -> list[psutil.Process]:
-        """The Dagster processes of this case that are alive, with the steps of the run worker that serves all cases."""
+        """The Dagster processes of this case that are alive: its run worker, unless that serves all cases, and step."""
         mine = []
         for process in psutil.process_iter():
             try:
@@ -169,7 +174,9 @@ class Case:
                 if process.status() == psutil.STATUS_ZOMBIE:
                     continue
                 forked = mark == str(self.folder) and "forkserver" in " ".join(process.parent().cmdline())
-                if mark == self.mark or forked:
+                # Run workers and steps of `dagster dev`.
+                spawned = mark == self.dev_mark and "spawn_main" in " ".join(process.cmdline())
+                if mark == self.mark or forked or spawned:
                     mine.append(process)
             except (psutil.Error, AttributeError):
                 continue

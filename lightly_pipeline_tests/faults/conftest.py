@@ -179,6 +179,13 @@ def _leave_nothing(case: Case) -> None:
     """What a case that failed left behind would disturb the next: end it."""
     for process in case.processes():
         process.kill()
+    if case.all_down() and not any(record.leases for record in case.records().values()):
+        return
+    runner = InstanceRunner.open(
+        Clients.from_session(), instances=",".join(case.world.sandbox.instance_ids), bucket=case.bucket
+    )
+    for instance_id in case.world.sandbox.instance_ids:
+        runner.stop(instance_id)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

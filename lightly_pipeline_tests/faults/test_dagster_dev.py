@@ -41,6 +41,7 @@ class Dev:
     def __init__(self, world):
         self.world = world
         self._process = None
+        self._mark = ""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -48,15 +49,20 @@ class Dev:
     def up(self, case):
         """Have it running."""
         if self._process is None:
+            self._mark = case.dev_mark
             with (self.world.home.parent / "dev.log").open("a") as log:
                 self._process = self.world.start(
                     *("dagster", "dev", "-m", "lightly_pipeline", "-h", "127.0.0.1", "-p", str(self.port)),
                     stdout=log,
-                    env={**self.world.environment, MARK: "dagster dev"},
+                    env={**self.world.environment, MARK: case.dev_mark},
                 )
             case.until("the web server answers", lambda: self._ask("{ version }"), timeout=180, pause=0.5)
             case.until("the code is loaded", self._location, timeout=120, pause=0.5)
         return self
+
+    @property
+    def is_up(self):
+        return self._process is not None
 
     def launch(self, case):
         """Launch the case's run, as the UI does; its id."""
@@ -98,7 +104,7 @@ class Dev:
         found = []
         for process in psutil.process_iter():
             try:
-                if process.environ().get(MARK) == "dagster dev" and process.cwd() == str(self.world.home.parent):
+                if process.environ().get(MARK) == self._mark:
                     found.append(process)
             except psutil.Error:
                 continue
@@ -141,7 +147,10 @@ def opened(world):
 
 @pytest.fixture
 def dev(opened, case):
-    return opened.up(case)
+    yield opened.up(case)
+    if case.processes() and opened.is_up:
+        opened.terminate(case.run().run_id)
+        case.until("a run that a failed case left is ended", lambda: not case.processes())
 
 
 def ended(case, status):
@@ -160,8 +169,8 @@ def test_terminate_in_the_ui_leaves_no_instance_running(case, dev, point):
         dev.terminate(run_id)
         if point == "releasing":
             stand.pass_on()
-        case.until("the instance is stopped", case.all_down)
-    ended(case, "CANCELED")
+        ended(case, "CANCELED")
+        stand.pass_on()
     case.at_rest(work=WORK[point], begun=0 if point in POINTS[:3] else 1, run="CANCELED")
 
 
@@ -184,6 +193,8 @@ def test_a_step_whose_run_worker_was_killed_works_on_and_gives_the_instance_back
 @pytest.mark.long
 def test_a_run_that_is_executed_again_follows_the_command_of_the_killed_one(case, dev):
     """Re-execute in the UI, while the job of the killed step still runs: nothing is sent a second time."""
+    # Long enough for the daemon's sensor, which would otherwise end what the dead run has left.
+    case.runner["lease_seconds"] = 240
     with standing_at(case, "running", lost=False) as stand:
         run_id = dev.launch(case)
         stand.reached()
