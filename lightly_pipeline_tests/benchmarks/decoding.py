@@ -1,0 +1,158 @@
+"""How fast the whole job is, against ffmpeg decoding the same clips to nothing with the same threads.
+
+    python -m lightly_pipeline_tests.benchmarks.decoding [--repeat 3] [--long HOURS] [VIDEO ...]
+
+Without videos: the clips of LIGHTLY_TEST_VIDEOS as the mixed set, and the first of them enlarged to 1080p (or rendered
+footage where there are none). Each run of the worker (a process of its own: start-up, decoding, selection of 10 %,
+pictures, lists, report, manifest) is paired with a run of ffmpeg right before it; the table has the medians of
+wall clock, CPU seconds, their ratios to ffmpeg's, and the worker's peak memory. `--long` adds a clip of that length.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from lightly_pipeline_tests.worker.scan.clips import render
+
+THREADS = 2
+MODES = {
+    "jpg": ("output_image_format=jpg",),
+    "png": ("output_image_format=png",),
+    "jpg, exact": ("output_image_format=jpg", "exact_frames=True"),
+    "png, exact": ("output_image_format=png", "exact_frames=True"),
+}
+#: Wall clock against ffmpeg's that the worker promises: 1080p, mixed set.
+TARGETS = {"jpg": (1.0, 1.15), "png": (1.6, 1.6), "jpg, exact": (1.35, 1.35)}
+
+
+@dataclass
+class Cost:
+    """What one process took: seconds of wall clock and CPU, megabytes of memory at most."""
+
+    wall: float
+    cpu: float
+    memory: float
+
+
+def run(command: list[str]) -> Cost:
+    """Run a command to its end; raises RuntimeError with its last words when it fails."""
+    with tempfile.TemporaryFile() as output:
+        begin = time.perf_counter()
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        wall = time.perf_counter() - begin
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            output.seek(0)
+            raise RuntimeError(f"{command[0]} failed: {output.read().decode(errors='replace')[-500:]}")
+    return Cost(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+
+
+def decode(ffmpeg: str, clips: list[Path]) -> Cost:
+    """ffmpeg decoding every clip to nothing, one after the other."""
+    costs = [
+        run([ffmpeg, "-v", "error", "-threads", str(THREADS), "-i", str(clip), "-map", "0:v:0", "-f", "null", "-"])
+        for clip in clips
+    ]
+    return Cost(sum(cost.wall for cost in costs), sum(cost.cpu for cost in costs), max(c.memory for c in costs))
+
+
+def select(folder: Path, mode: str) -> Cost:
+    """The whole job on a folder."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as output:
+        return run(
+            [
+                *(sys.executable, "-m", "lightly_pipeline.worker", str(folder), output, "run_directory=run"),
+                *("stopping_condition.n_samples=0.1", "dump_dataset=True", f"num_threads={THREADS}"),
+                *MODES[mode],
+            ]
+        )
+
+
+def clips_given(arguments: list[str], folder: Path) -> list[Path]:
+    """The clips to measure with, as links in a folder of their own."""
+    found = [Path(argument) for argument in arguments]
+    shared = os.environ.get("LIGHTLY_TEST_VIDEOS", "")
+    if not found and shared:
+        found = sorted(path for path in Path(shared).iterdir() if path.suffix in (".mp4", ".webm"))
+    folder.mkdir()
+    if not found:
+        found = [render(folder / f"rendered{n}.mp4", 600, width=640, height=360, shot=40) for n in range(3)]
+        return found
+    return [Path(shutil.copy(path, folder)) for path in found]
+
+
+def enlarge(ffmpeg: str, clip: Path, target: Path, seconds: float = 20) -> Path:
+    """A 1080p h264 clip with grain, so that it is as hard to decode as camera footage."""
+    run(
+        [
+            *(ffmpeg, "-v", "error", "-y", "-t", str(seconds), "-i", str(clip), "-an"),
+            *("-vf", "scale=1920:1080:flags=lanczos,noise=alls=6:allf=t"),
+            *("-c:v", "libx264", "-preset", "veryfast", "-crf", "23", "-pix_fmt", "yuv420p", str(target)),
+        ]
+    )
+    return target
+
+
+def lengthen(ffmpeg: str, clip: Path, target: Path, hours: float) -> Path:
+    """The clip over and over again, without encoding it anew."""
+    run(
+        [
+            *(ffmpeg, "-v", "error", "-y", "-stream_loop", "-1", "-i", str(clip)),
+            *("-t", str(hours * 3600), "-an", "-c", "copy", str(target)),
+        ]
+    )
+    return target
+
+
+def main() -> int:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--long", type=float, default=0.0, metavar="HOURS")
+    parser.add_argument("videos", nargs="*")
+    options = parser.parse_args()
+    ffmpeg = shutil.which("ffmpeg")
+    if ffmpeg is None:
+        print("decoding: skipped, there is no ffmpeg to compare with on this machine.")
+        return 0
+    with tempfile.TemporaryDirectory(prefix="bench-clips-") as scratch:
+        mixed = clips_given(options.videos, Path(scratch, "mixed"))
+        Path(scratch, "1080p").mkdir()
+        large = enlarge(ffmpeg, mixed[0], Path(scratch, "1080p", "clip.mp4"))
+        sets = {"1080p h264": [large], f"mixed, {len(mixed)} clips": mixed}
+        modes = dict.fromkeys(sets, tuple(MODES))
+        if options.long:
+            Path(scratch, "long").mkdir()
+            name = f"{options.long:g} h"
+            sets[name] = [lengthen(ffmpeg, mixed[0], Path(scratch, "long", "long.mp4"), options.long)]
+            modes[name] = ("jpg",)
+        select(large.parent, "jpg")  # machine code is compiled once, before anything is measured
+        print(f"{'clips':20} {'mode':11} {'ffmpeg':>8} {'worker':>8} {'wall':>14} {'CPU':>6} {'memory':>8}  target")
+        for place, (name, clips) in enumerate(sets.items()):
+            for mode in modes[name]:
+                pairs = [(decode(ffmpeg, clips), select(clips[0].parent, mode)) for _ in range(options.repeat)]
+                walls = [worker.wall / alone.wall for alone, worker in pairs]
+                target = TARGETS.get(mode, (0.0, 0.0))[min(place, 1)]
+                print(
+                    f"{name:20} {mode:11} {statistics.median(a.wall for a, _ in pairs):6.2f} s "
+                    f"{statistics.median(w.wall for _, w in pairs):6.2f} s "
+                    f"{statistics.median(walls):5.2f} ({min(walls):.2f}-{max(walls):.2f}) "
+                    f"{statistics.median(w.cpu / a.cpu for a, w in pairs):5.2f} "
+                    f"{max(w.memory for _, w in pairs):5.0f} MB  {f'≤ {target}' if target else ''}",
+                    flush=True,
+                )
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
