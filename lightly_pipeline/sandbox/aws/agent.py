@@ -8,22 +8,18 @@ all that it started are gone without a word; the next boot's agent reports what 
 import datetime as dt
 import logging
 import math
-import shlex
 import shutil
 import subprocess
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightly_pipeline.sandbox.aws.commands import (
     REBOOT_EXIT_CODE,
-    STDERR_LIMIT,
-    STDOUT_LIMIT,
     STOPPED_EXIT_CODE,
     Command,
     Invocation,
-    shortened,
 )
+from lightly_pipeline.sandbox.aws.execution import Execution
 from lightly_pipeline.sandbox.aws.output import LogTail, upload
 
 if TYPE_CHECKING:
@@ -33,19 +29,6 @@ logger = logging.getLogger(__name__)
 
 WORKERS = 5
 _ORCHESTRATIONS_KEPT = 20
-
-
-class _Job:
-    """A command of which the process runs."""
-
-    def __init__(self, command: Command, invocation: Invocation, folder: Path) -> None:
-        self.command = command
-        self.invocation = invocation
-        self.folder = folder
-        self.process: subprocess.Popen[bytes] | None = None
-        self.deadline = math.inf
-        # Why the agent killed it: "timeout" or "cancel".
-        self.killed_for: str | None = None
 
 
 class Agent:
@@ -58,7 +41,7 @@ class Agent:
         self._online_at = online_at
         self._off = False
         self._rebooting = False
-        self._jobs: dict[str, _Job] = {}
+        self._running: dict[str, Execution] = {}
         self._wake = threading.Condition(self._cloud.lock)
         self._silent_since: float | None = None
         self._watchdog: subprocess.Popen[bytes] | None = None
@@ -74,10 +57,9 @@ class Agent:
     def power_off(self) -> None:
         """The power is gone: no report, no farewell. Called under the cloud's lock."""
         self._off = True
-        for job in self._jobs.values():
-            job.invocation.lost = True
-            if job.process is not None:
-                self._cloud.jobs.kill(job.process)
+        for execution in self._running.values():
+            execution.invocation.lost = True
+            execution.kill("power")
         if self._watchdog is not None:
             self._cloud.jobs.kill(self._watchdog)
         self._wake.notify_all()
@@ -108,14 +90,6 @@ class Agent:
             return "ConnectionLost"
         return "Online"
 
-    def cancel(self, invocation: Invocation) -> None:
-        """Kill the process group of a running command. Called under the cloud's lock."""
-        for job in self._jobs.values():
-            if job.invocation is invocation and job.killed_for is None:
-                job.killed_for = "cancel"
-                if job.process is not None:
-                    self._cloud.jobs.kill(job.process)
-
     # The agent's own thread.
 
     def _live(self) -> None:
@@ -130,6 +104,7 @@ class Agent:
                     if not reported:
                         self._report_interrupted()
                         reported = True
+                    self._end_cancelled()
                     self._take_commands()
                 self._end_overdue(now)
                 self._tick_watchdog(now)
@@ -150,7 +125,7 @@ class Agent:
 
     def _take_commands(self) -> None:
         for command, invocation in self._cloud.invocations_of(self._machine.id):
-            if len(self._jobs) >= WORKERS or self._rebooting:
+            if len(self._running) >= WORKERS or self._rebooting:
                 return
             if invocation.status == "Pending" and self._ready_in(command) <= 0 and not invocation.lost:
                 invocation.status = invocation.details = "InProgress"
@@ -162,17 +137,21 @@ class Agent:
         delivered = command.requested + dt.timedelta(seconds=self._cloud.timings.delivery)
         return (delivered - self._cloud.now()).total_seconds()
 
+    def _end_cancelled(self) -> None:
+        for execution in self._running.values():
+            if execution.invocation.status == "Cancelling":
+                execution.kill("cancel")
+
     def _end_overdue(self, now: float) -> None:
-        for job in self._jobs.values():
-            if now >= job.deadline and job.killed_for is None and job.process is not None:
-                job.killed_for = "timeout"
-                self._cloud.jobs.kill(job.process)
+        for execution in self._running.values():
+            if now >= execution.deadline:
+                execution.kill("timeout")
 
     def _until_next(self, now: float) -> float | None:
-        due = [job.deadline for job in self._jobs.values() if job.killed_for is None]
+        due = [execution.deadline for execution in self._running.values() if execution.killed_for is None]
         if self._cloud.watchdog is not None:
             due.append(self._watchdog_at)
-        if len(self._jobs) < WORKERS and self._silent_since is None and not self._rebooting:
+        if len(self._running) < WORKERS and self._silent_since is None and not self._rebooting:
             for command, invocation in self._cloud.invocations_of(self._machine.id):
                 if invocation.status == "Pending" and not invocation.lost:
                     due.append(now + max(self._ready_in(command), 0.001))
@@ -182,61 +161,37 @@ class Agent:
     # A command.
 
     def _run(self, command: Command, invocation: Invocation) -> None:
-        root = self._machine.folder / "orchestration"
-        folder = root / command.command_id / "awsrunShellScript" / "0.awsrunShellScript"
-        job = _Job(command, invocation, folder)
-        self._jobs[command.command_id] = job
-        threading.Thread(target=self._execute, args=[job], name=f"command {command.command_id}", daemon=True).start()
+        folder = self._machine.folder / "orchestration"
+        execution = self._running[command.command_id] = Execution(command, invocation, folder, self._cloud.jobs)
+        threading.Thread(
+            target=self._execute, args=[execution], name=f"command {command.command_id}", daemon=True
+        ).start()
 
-    def _execute(self, job: _Job) -> None:
+    def _execute(self, execution: Execution) -> None:
         code = -1
         try:
-            code = self._run_to_end(job)
+            execution.write()
+            if self._start(execution):
+                tail = None
+                if execution.command.log_group is not None:
+                    tail = LogTail(self._cloud.client, execution.command, self._machine.id, execution.folder)
+                code = execution.wait(tail, self._cloud.timings.log_lines, lambda: not self._off)
         except OSError as error:
-            # For instance a working directory that does not exist: the agent reports it as the command's own failure.
-            job.folder.mkdir(parents=True, exist_ok=True)
-            (job.folder / "stderr").write_text(f"failed to run commands: {error}\n")
+            execution.note_failure(error)
             code = 1
         finally:
-            self._finish(job, code)
+            self._finish(execution, code)
 
-    def _run_to_end(self, job: _Job) -> int:
-        job.folder.mkdir(parents=True, exist_ok=True)
-        script = job.folder / "_script.sh"
-        script.write_text("\n".join(job.command.parameters["commands"]) + "\n")
-        script.chmod(0o700)
-        working = (job.command.parameters.get("workingDirectory") or [""])[0]
-        with (job.folder / "stdout").open("wb") as stdout, (job.folder / "stderr").open("wb") as stderr:
-            with self._cloud.lock:
-                if self._off or job.killed_for is not None:
-                    return STOPPED_EXIT_CODE
-                process = self._cloud.jobs.start(
-                    ["sh", "-c", shlex.quote(str(script))],
-                    owner=self._machine.id,
-                    environment={
-                        **self._machine.environment(),
-                        "SSM_COMMAND_ID": job.command.command_id,
-                        "AWS_SSM_INSTANCE_ID": self._machine.id,
-                        "AWS_SSM_REGION_NAME": job.command.region,
-                    },
-                    cwd=Path(working) if working else job.folder,
-                    stdout=stdout,
-                    stderr=stderr,
-                )
-                job.process = process
-                job.deadline = self._cloud.clock() + job.command.execution_timeout
-                self._wake.notify_all()
-                self._plan_stop()
-            tail = None
-            if job.command.log_group is not None:
-                tail = LogTail(self._cloud.client, job.command, self._machine.id, job.folder)
-                tail.start(self._cloud.timings.log_lines)
-            code = process.wait()
-            self._cloud.jobs.ended(process)
-            if tail is not None:
-                tail.stop(deliver=not self._off)
-        # As the shell counts a child that a signal ended.
-        return code if code >= 0 else 128 - code
+    def _start(self, execution: Execution) -> bool:
+        """Start the process, unless the power went or it was cancelled while its script was written."""
+        with self._cloud.lock:
+            if self._off or execution.killed_for is not None:
+                return False
+            execution.start(self._machine.environment())
+            execution.deadline = self._cloud.clock() + execution.command.execution_timeout
+            self._wake.notify_all()
+            self._plan_stop()
+            return True
 
     def _plan_stop(self) -> None:
         seconds = self._cloud.faults.take_stop_under_command()
@@ -245,55 +200,42 @@ class Agent:
             timer.daemon = True
             timer.start()
 
-    def _finish(self, job: _Job, code: int) -> None:
+    def _finish(self, execution: Execution, code: int) -> None:
         # What no longer has power uploads nothing and reports nothing.
-        if not self._off and job.command.bucket:
-            upload(self._cloud.client, job.command, job.invocation, job.folder)
+        if not self._off and execution.command.bucket:
+            upload(self._cloud.client, execution.command, execution.invocation, execution.folder)
         with self._cloud.lock:
-            self._jobs.pop(job.command.command_id, None)
+            self._running.pop(execution.command.command_id, None)
             self._wake.notify_all()
             if self._off:
                 return
-            report = self._outcome(job, code)
+            report = _outcome(execution, code)
             if report is None:
                 # The next boot's agent takes it again, not this one.
                 self._rebooting = True
-                job.invocation.status = job.invocation.details = "Pending"
+                execution.invocation.status = execution.invocation.details = "Pending"
                 threading.Thread(target=self._machine.reboot, name="reboot", daemon=True).start()
                 return
             if self._cloud.faults.is_set("agent_silent", self._machine.id):
                 # The result waits in the agent until it is heard again, or is lost with it.
-                job.invocation.lost = True
-                self._cloud.faults.when_cleared(lambda: self._publish(job, report))
+                execution.invocation.lost = True
+                self._cloud.faults.when_cleared(lambda: self._publish(execution, report))
                 return
-            self._publish(job, report)
+            self._publish(execution, report)
         self._clear_orchestrations()
 
-    def _publish(self, job: _Job, report: tuple[str, str, int]) -> None:
+    def _publish(self, execution: Execution, report: tuple[str, str, int]) -> None:
         with self._cloud.lock:
             if self._off:
                 return
-            job.invocation.lost = False
-            job.invocation.stdout = shortened(job.folder / "stdout", STDOUT_LIMIT)
-            job.invocation.stderr = shortened(job.folder / "stderr", STDERR_LIMIT)
-            job.invocation.finish(*report, self._cloud.now())
-
-    def _outcome(self, job: _Job, code: int) -> tuple[str, str, int] | None:
-        """Status, details and response code; None where the exit code asks for a reboot and another run."""
-        if job.killed_for == "cancel":
-            return "Cancelled", "Cancelled", STOPPED_EXIT_CODE
-        if job.killed_for == "timeout" or code == STOPPED_EXIT_CODE:
-            return "TimedOut", "ExecutionTimedOut", STOPPED_EXIT_CODE
-        if code == 0:
-            return "Success", "Success", 0
-        if code == REBOOT_EXIT_CODE:
-            return None
-        return "Failed", "Failed", code
+            execution.invocation.lost = False
+            execution.collect_output()
+            execution.invocation.finish(*report, self._cloud.now())
 
     def _clear_orchestrations(self) -> None:
         root = self._machine.folder / "orchestration"
         with self._cloud.lock:
-            running = set(self._jobs)
+            running = set(self._running)
         finished = sorted(
             (entry for entry in root.iterdir() if entry.name not in running),
             key=lambda entry: entry.stat().st_mtime,
@@ -325,3 +267,16 @@ class Agent:
         if process.wait() not in (0, -9):
             logger.warning("watchdog.sh on %s ended with exit code %d.", self._machine.id, process.returncode)
         self._cloud.jobs.ended(process)
+
+
+def _outcome(execution: Execution, code: int) -> tuple[str, str, int] | None:
+    """Status, details and response code; None where the exit code asks for a reboot and another run."""
+    if execution.killed_for == "cancel":
+        return "Cancelled", "Cancelled", STOPPED_EXIT_CODE
+    if execution.killed_for == "timeout" or code == STOPPED_EXIT_CODE:
+        return "TimedOut", "ExecutionTimedOut", STOPPED_EXIT_CODE
+    if code == 0:
+        return "Success", "Success", 0
+    if code == REBOOT_EXIT_CODE:
+        return None
+    return "Failed", "Failed", code

@@ -102,6 +102,12 @@ class BucketStore:
             if bucket is None or bucket.keys.get(place[1]) is not saved.key:
                 with self._locks[hash(place) % len(self._locks)]:
                     self._save_one(bucket, place[1]) if bucket is not None else self._forget(place)
+        for bucket in known.values():
+            # dict's own keys(): one step for the interpreter, nobody comes in between.
+            for name in list(dict.keys(bucket.keys)):
+                if (bucket.name, name) not in self._saved:
+                    with self._locks[hash((bucket.name, name)) % len(self._locks)]:
+                        self._save_one(bucket, name)
         names = {self._folder_of(name).name for name in known}
         for folder in self._folder.iterdir():
             if folder.is_dir() and folder.name not in names:
@@ -122,20 +128,18 @@ class BucketStore:
             # Deleted, or hidden by a delete marker.
             self._forget(place)
             return
-        if key._etag is None:
-            # Put there by another request that is still busy with it, and that will come here itself.
-            return
-        head = json.dumps(self._head(key)).encode() + b"\n"
-        saved = self._saved.get(place)
-        if saved is not None and saved.key is key and saved.head == head:
-            return
         try:
+            head = json.dumps(self._head(key)).encode() + b"\n"
+            saved = self._saved.get(place)
+            if saved is not None and saved.key is key and saved.head == head:
+                return
             path = self._write(key, head, self._folder_of(bucket.name), keep_versions=bucket.is_versioned)
         except OSError as error:
             self._notice(f"{bucket.name}/{name} could not be saved and is gone after a restart: {error}")
             return
-        except ValueError:
-            # Its buffer is closed: it has just been replaced, by a request that will come here itself.
+        except (ValueError, RuntimeError):
+            # Another request has just replaced it (its buffer is closed) or is still giving it metadata (its dict
+            # changes), and will come here itself.
             return
         self._forget(place)
         self._saved[place] = _Saved(key, head, path)

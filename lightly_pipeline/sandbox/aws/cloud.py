@@ -82,6 +82,8 @@ class Cloud:
             self._store = BucketStore(self._s3, state_dir / "s3" / "buckets", REGION, max_bytes)
             self.jobs = Jobs()
         except BaseException:
+            if hasattr(self, "server"):
+                self.server.stop()
             _only_one.release()
             raise
         self._closed = False

@@ -61,7 +61,7 @@ class _Joined(FileBytes):
 
 
 def graft(grafts: Grafts, scratch: Path) -> None:
-    """Let moto join uploads in files under `scratch` until `grafts` is undone."""
+    """Let moto join uploads in files under `scratch`, and know each ETag at once, until `grafts` is undone."""
     value = FakeKey.value
     numbers = itertools.count()
 
@@ -72,6 +72,10 @@ def graft(grafts: Grafts, scratch: Path) -> None:
             key.contentsize = new.path.stat().st_size
         else:
             value.fset(key, new)
+            if key._etag is None:
+                # moto works it out later, from the buffer and without its lock, while others read from it.
+                data = new.encode() if isinstance(new, str) else new
+                key._etag = hashlib.md5(data, usedforsecurity=False).hexdigest()
 
     def complete(multipart: Any, body: Iterator[tuple[int, str]]) -> tuple[Any, str, Any]:
         path = scratch / f"joined-{next(numbers)}"
@@ -135,12 +139,13 @@ def answer_get(application: Callable[..., Any], environ: dict[str, Any], find: C
     span = _RANGE.fullmatch(wanted) if wanted else None
     if wanted and (span is None or span.group(0) == "bytes=-"):
         return None
+    key = find()
     head = {name: value for name, value in environ.items() if name != "HTTP_RANGE"}
     _, status, headers = run_wsgi_app(application, {**head, "REQUEST_METHOD": "HEAD"}, buffered=True)
     if not status.startswith("200"):
         return None
-    key = find()
-    if key is None:
+    if key is None or find() is not key:
+        # Replaced in between: head and bytes would be of different objects. moto looks it up once.
         return None
     start, stop = _bounds(span, key.size)
     if span is not None and start >= stop:
