@@ -1,6 +1,8 @@
 """What the embedded S3 keeps from one sandbox to the next, and at what cost."""
 
 import contextlib
+import hashlib
+import itertools
 import os
 import resource
 import signal
@@ -258,6 +260,38 @@ def test_compare_and_swap_loses_no_update_between_threads(opened: Any) -> None:
         for thread in threads:
             thread.join()
         assert aws.s3.get_object(Bucket=aws.bucket, Key="counter")["Body"].read() == b"60"
+
+
+def test_a_reader_gets_one_version_whole_while_it_is_replaced(opened: Any) -> None:
+    """The head of one version with the bytes of the next would pass for a broken download, or another's lease."""
+    with opened() as sandbox:
+        aws, ended = Aws(sandbox.environment), threading.Event()
+
+        def write(number: int) -> None:
+            body = f"{number},".encode() * 1000
+            aws.s3.put_object(Bucket=aws.bucket, Key="k", Body=body, Metadata={"n": str(number)})
+
+        def keep_writing() -> None:
+            for number in itertools.count(1):
+                if ended.is_set():
+                    return
+                write(number)
+
+        write(0)
+        writer = threading.Thread(target=keep_writing)
+        writer.start()
+        try:
+            seen = set()
+            for _ in range(150):
+                answer = aws.s3.get_object(Bucket=aws.bucket, Key="k", Range="bytes=0-")
+                number, body = answer["Metadata"]["n"], answer["Body"].read()
+                assert body == f"{number},".encode() * 1000
+                assert answer["ETag"] == f'"{hashlib.md5(body).hexdigest()}"'  # noqa: S324 (S3's own)
+                seen.add(number)
+        finally:
+            ended.set()
+            writer.join()
+        assert len(seen) > 5
 
 
 def test_instances_are_the_same_in_each_run_and_stopped(opened: Any) -> None:
