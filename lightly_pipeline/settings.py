@@ -80,6 +80,16 @@ INSTANCES = Setting(
     "EC2 instances that select frames: ids in order of preference, or one `tag:Name=value`",
 )
 RUN_SCRIPT = Setting("LIGHTLY_RUN_SCRIPT", "path of run.sh on the instance", "/home/ubuntu/run.sh")
+INSTANCE_PRICE = Setting(
+    "LIGHTLY_INSTANCE_PRICE",
+    "price of an instance hour in USD, for the costs that are shown; without it only seconds are",
+    "",
+)
+LOG_GROUP = Setting(
+    "LIGHTLY_LOG_GROUP",
+    "CloudWatch log group for the output of commands, to see it while they run; without it, at their end",
+    "",
+)
 SETTLE_SECONDS = Setting(
     "LIGHTLY_SETTLE_SECONDS",
     "seconds that the files of an S3 folder must be unchanged before the sensor acts on it",

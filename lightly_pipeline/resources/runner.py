@@ -1,5 +1,7 @@
 """The resource `runner`: which instances select frames, and how patient, thrifty and shared their use is."""
 
+import math
+
 import boto3
 import dagster as dg
 from pydantic import Field
@@ -13,7 +15,7 @@ from lightly_pipeline.runner import (
     Price,
     RunnerSettings,
 )
-from lightly_pipeline.settings import BUCKET, INSTANCES
+from lightly_pipeline.settings import BUCKET, INSTANCE_PRICE, INSTANCES, LOG_GROUP, InvalidSetting, Setting
 
 
 class RunnerResource(dg.ConfigurableResource):  # type: ignore[type-arg]
@@ -63,19 +65,24 @@ class RunnerResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         default=60.0, ge=5, description="How long a run that dies while it stops an instance blocks the others."
     )
     log_group: str | None = Field(
-        default=None, description="CloudWatch log group for the commands' output, shown live when set."
+        default=None,
+        description=f"CloudWatch log group for live output of the commands; by default ${LOG_GROUP.name}.",
     )
     document: str = Field(
         default="AWS-RunShellScript", description="SSM document that takes `commands` and `executionTimeout`."
     )
     price_per_hour_usd: float | None = Field(
-        default=None, ge=0, description="Price of an instance hour, for the cost shown with each run."
+        default=None,
+        ge=0,
+        description=f"Price of an instance hour, for the cost shown with each run; by default ${INSTANCE_PRICE.name}.",
     )
     price_source: str = Field(default="", description="Where that price is from, and of when.")
 
     def open(self) -> InstanceRunner:
         """A runner with clients of its own. MissingSetting where no bucket or no instance is named."""
-        price = self.price_per_hour_usd
+        price, source = self.price_per_hour_usd, self.price_source
+        if price is None and INSTANCE_PRICE.value():
+            price, source = _price(INSTANCE_PRICE), source or f"${INSTANCE_PRICE.name}"
         settings = RunnerSettings(
             lease=LeaseSettings(
                 max_jobs=self.max_jobs_per_instance,
@@ -84,7 +91,7 @@ class RunnerResource(dg.ConfigurableResource):  # type: ignore[type-arg]
                 door=self.door_seconds,
                 queue=self.queue_timeout_seconds,
             ),
-            command=CommandSettings(document=self.document, log_group=self.log_group),
+            command=CommandSettings(document=self.document, log_group=self.log_group or LOG_GROUP.value() or None),
             deadlines=Deadlines(
                 start=self.start_timeout_seconds,
                 agent=self.agent_timeout_seconds,
@@ -92,7 +99,7 @@ class RunnerResource(dg.ConfigurableResource):  # type: ignore[type-arg]
                 capacity=self.capacity_timeout_seconds,
             ),
             linger=self.linger_seconds,
-            price=Price(price, self.price_source) if price is not None else None,
+            price=Price(price, source) if price is not None else None,
         )
         return InstanceRunner.open(
             Clients.from_session(boto3.Session(region_name=self.region)),
@@ -100,3 +107,15 @@ class RunnerResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             bucket=self.bucket or BUCKET.value(),
             settings=settings,
         )
+
+
+def _price(setting: Setting) -> float:
+    """USD per hour; InvalidSetting for what is no such number."""
+    text = setting.value()
+    try:
+        price = float(text)
+    except ValueError:
+        price = -1.0
+    if not 0 <= price < math.inf:
+        raise InvalidSetting(f"{setting.name} is {text!r} ({setting.meaning}): set it to a number like 0.526.")
+    return price
