@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from lightly_pipeline.worker.select.distance import nearest_neighbours, row_blocks, squared_distances
 from lightly_pipeline.worker.select.in_order import in_order
+from lightly_pipeline.worker.select.medians_small import ROWS, medians_small
 from lightly_pipeline.worker.select.selection import Floats, Indices, StoppedBy, Watch
 
 SHARE = 0.5
@@ -89,10 +90,7 @@ def representatives(
     """
     if count <= 0:
         return np.empty(0, dtype=np.int64)
-    # Importing the compiler is not free, and not every strategy needs it.
-    from lightly_pipeline.worker.select.medians import medians
-
-    found = medians(points, count + count // 2 + 1, groups, to_pool, watch)
+    found = _medians(points, count + count // 2 + 1, groups, to_pool, watch)
     shots = shot_numbers(points, groups)
     covered = np.zeros(shots[-1] + 1, dtype=bool)
     covered[shots[found[:count]]] = True
@@ -102,6 +100,17 @@ def representatives(
     if to_pool is not None:
         middles = middles[to_pool[middles] > gap]
     return np.concatenate([middles[: count // 2], found])
+
+
+def _medians(
+    points: Floats, count: int, groups: NDArray[np.integer] | None, to_pool: Floats | None, watch: Watch
+) -> Indices:
+    if len(points) <= ROWS:
+        return medians_small(points, count, groups, to_pool, watch)
+    # Importing the compiler is not free: only where it pays.
+    from lightly_pipeline.worker.select.medians import medians
+
+    return medians(points, count, groups, to_pool, watch)
 
 
 def shot_numbers(points: Floats, groups: NDArray[np.integer] | None) -> Indices:

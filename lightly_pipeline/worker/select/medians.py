@@ -13,12 +13,9 @@ from numba import njit
 from numpy.typing import NDArray
 
 from lightly_pipeline.worker.select.compiled import plain, squared_distance
+from lightly_pipeline.worker.select.medians_small import CEILING, WINDOW
 from lightly_pipeline.worker.select.selection import Floats, Indices, Watch
 
-# Frames before and after within which a representative stands for others: one to two seconds of video each way.
-WINDOW = 48
-# No representative near: the largest distance of two unit vectors.
-CEILING = 2.0
 _EFFORT = 200_000
 
 _jit = njit(cache=True, nogil=True)

@@ -4,6 +4,8 @@ import csv
 import hashlib
 import json
 import re
+import subprocess
+import sys
 import tarfile
 
 import numpy as np
@@ -212,3 +214,15 @@ def test_names_that_are_markup_stay_text_in_the_report(clips, tmp_path):
     page = (tmp_path / "out/report.html").read_text()
     assert "<img src=x" not in page
     assert "&lt;img src=x" in page
+
+
+def test_an_ordinary_run_imports_no_compiler(clips, tmp_path):
+    """Importing numba takes longer than decoding half a minute of video."""
+    code = (
+        "import sys; from lightly_pipeline.worker import select_frames;"
+        f"select_frames({str(clips)!r}, {str(tmp_path / 'out')!r},"
+        "{'stopping_condition.n_samples': 0.2, 'dump_dataset': True});"
+        "print([name for name in ('numba', 'matplotlib', 'boto3', 'scipy') if name in sys.modules])"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "[]"
