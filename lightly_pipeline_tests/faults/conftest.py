@@ -179,6 +179,12 @@ def _leave_nothing(case: Case) -> None:
     """What a case that failed left behind would disturb the next: end it."""
     for process in case.processes():
         process.kill()
+    run = case.run()
+    if run is not None and not run.is_finished:
+        # As Dagster's monitor does after `dagster/max_runtime`. Until then the run counts as one that wants an
+        # instance, and others linger for it.
+        with case.world.instance() as instance:
+            instance.report_run_failed(run)
     if case.all_down() and not any(record.leases for record in case.records().values()):
         return
     runner = InstanceRunner.open(
