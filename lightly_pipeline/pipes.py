@@ -40,6 +40,7 @@ Context = dg.OpExecutionContext | dg.AssetExecutionContext
 INSTANCE_TAG = "lightly/instance_id"
 COMMAND_TAG = "lightly/ssm_command_id"
 HOLDER_TAG = "lightly/holder"
+_PARTITION_TAG = "dagster/partition"
 
 _DEFAULT_TIMEOUT = 12 * 3600
 # An observation is an event for good: progress is shown live, but not more often than this, in seconds.
@@ -346,24 +347,33 @@ def _holder(context: Context) -> str:
 
 
 def _job(context: Context, command: Sequence[str], timeout: int, environment: Mapping[str, str]) -> Job:
-    """The job, with what earlier tries of the same work left in run tags: this run's, or its parent's once
-    dead."""
+    """The job, with what earlier tries of the same work left in run tags.
+
+    Of this run, started again after a crash, or of the run that this one replaces, once that is over.
+    """
     holder = _holder(context)
-    run = context.instance.get_run_by_id(context.run.run_id)
-    tags = dict(run.tags) if run is not None else {}
-    if HOLDER_TAG not in tags and run is not None and run.parent_run_id:
-        parent = context.instance.get_run_by_id(run.parent_run_id)
-        if parent is not None and parent.is_finished:
-            tags = dict(parent.tags)
-    earlier = tags.get(HOLDER_TAG)
+    earlier = context.instance.get_run_by_id(context.run.run_id)
+    if earlier is not None and not _left_by(earlier, earlier.run_id) and earlier.parent_run_id:
+        parent = context.instance.get_run_by_id(earlier.parent_run_id)
+        same = parent is not None and parent.tags.get(_PARTITION_TAG) == earlier.tags.get(_PARTITION_TAG)
+        earlier = parent if parent is not None and parent.is_finished and same else None
+    # A run that was launched "again, with the same tags" carries another's: only a run's own say anything.
+    known = earlier is not None and _left_by(earlier, earlier.run_id)
+    tags = earlier.tags if earlier is not None and known else {}
+    before = tags.get(HOLDER_TAG)
     return Job(
         holder=holder,
         argv=list(command),
         timeout=timeout,
         environment=environment,
-        adopt=[earlier] if earlier and earlier != holder else [],
+        adopt=[before] if before and before != holder else [],
         instance_hint=tags.get(INSTANCE_TAG),
     )
+
+
+def _left_by(run: dg.DagsterRun, run_id: str) -> bool:
+    """Whether the run's tags name a holder of that very run."""
+    return run.tags.get(HOLDER_TAG, "").startswith(f"{run_id}/")
 
 
 def _more_is_coming(context: Context) -> bool:

@@ -17,7 +17,7 @@ STARTING = ((15.0, 1.0), (120.0, 2.0), (float("inf"), 5.0))
 # and whoever hears of the end elsewhere wakes the wait.
 RUNNING = ((60.0, 1.0), (float("inf"), 5.0))
 # While all instances are busy.
-QUEUED = ((30.0, 1.0), (300.0, 3.0), (float("inf"), 10.0))
+QUEUED = ((30.0, 1.0), (300.0, 3.0), (float("inf"), 5.0))
 
 _OVERSLEPT = 5.0
 

@@ -150,6 +150,12 @@ class Hold:
 
     def leave(self) -> None:
         """Give back the instance that was lost or is not wanted, and be ready to acquire another."""
+        if self.seen is not None and self.command is not None:
+            # It may still be on its way, or run on an instance whose agent is silent: not beside the one that follows.
+            try:
+                self.commands.cancel(self.command, self.seen.id)
+            except RunnerError as error:
+                self.say(str(error))
         for instance_id in list(self._touched):
             self._leave(instance_id)
         self.seen = self.command = self.sending = None
@@ -205,19 +211,19 @@ class Hold:
             raise errors[0]
         return others
 
-    def reap(self, seen: Seen, *, evict: bool = False) -> bool:
+    def reap(self, seen: Seen, *, evict: bool = False, patience: float | None = None) -> bool:
         """Release an instance as its last holder would, on behalf of those that are dead; whether it is
         stopped now.
 
-        `evict` drops live leases as well.
+        `evict` drops live leases as well. After `patience` seconds in which EC2 does not accept the stop it is left to
+        the next try.
         """
         self._touched[seen.id] = None
         if evict:
             self.store.update(seen.id, lambda record, now: (replace(record, leases={}, door=None), None))
         if not self._give_back(seen.id, 0.0).must_stop:
             return False
-        self._stop_until_accepted(seen.id)
-        return True
+        return self._stop_until_accepted(seen.id, patience)
 
     @property
     def acquired(self) -> Seen:
@@ -268,10 +274,10 @@ class Hold:
 
     def _make_ready(self, seen: Seen) -> None:
         if seen.state != "running":
-            self.starts += 1
             self._tell(f"Starting instance {seen.id} ({seen.type or 'type unknown'}, {seen.state}).")
         running = self.instances.start(seen.id, self.tick)
         self.seen = running
+        self.starts += running.launched != seen.launched
         if running.launched is not None:
             launched = running.launched
             self.store.update(seen.id, lambda record, now: (lease_record.started(record, now, launched), None))
@@ -350,12 +356,12 @@ class Hold:
         self._touched.pop(instance_id, None)
         return True
 
-    def _stop_until_accepted(self, instance_id: str) -> None:
-        """Repeat the stop until EC2 stops the instance, as it refuses while `pending`.
+    def _stop_until_accepted(self, instance_id: str, patience: float | None = None) -> bool:
+        """Repeat the stop until EC2 stops the instance, as it refuses while `pending`; never under a new holder.
 
-        Never under a new holder.
+        NotReady where EC2 has not accepted it within `deadlines.start`; with `patience` seconds, False after these.
         """
-        deadline = self.instances.deadlines.start
+        deadline = self.instances.deadlines.start if patience is None else patience
         confirmed = self.clock.monotonic()
         for _ in ticks(self.clock, STARTING, deadline):
             if self.clock.monotonic() - confirmed > self.settings.door / 2:
@@ -364,14 +370,15 @@ class Hold:
                     lambda record, now: lease_record.keep_door(record, self._claim, now, door=self.settings.door),
                 ):
                     self._touched.pop(instance_id, None)
-                    return
+                    return False
                 confirmed = self.clock.monotonic()
             if self._stopped(instance_id):
-                return
+                return True
+        if patience is not None:
+            return False
         raise NotReady(
-            f"EC2 has not accepted to stop instance {instance_id} for {deadline:.0f} s: stop it in the EC2 "
-            f"console. The "
-            f"sensor release_expired_instances and the instance's own watchdog try as well."
+            f"EC2 has not accepted to stop instance {instance_id} for {deadline:.0f} s: stop it in the EC2 console. "
+            f"The sensor release_expired_instances and the instance's own watchdog try as well."
         )
 
     def _launched(self) -> float | None:

@@ -15,12 +15,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 
+from botocore.exceptions import ClientError
+
 from lightly_pipeline.runner import record as lease_record
-from lightly_pipeline.runner.aws import Clients, said_plainly
+from lightly_pipeline.runner.aws import Clients, code_of, said_plainly
 from lightly_pipeline.runner.clock import Clock
 from lightly_pipeline.runner.command import Commands, CommandSettings, Ended, Found, Sent, Stream
 from lightly_pipeline.runner.cost import Price
-from lightly_pipeline.runner.errors import InstanceTaken, RunnerError
+from lightly_pipeline.runner.errors import InstanceGone, InstanceTaken, RunnerError
 from lightly_pipeline.runner.hold import Hold, LeaseSettings
 from lightly_pipeline.runner.instance import Deadlines, Instances, Seen
 from lightly_pipeline.runner.interrupts import InterruptGate
@@ -29,6 +31,9 @@ from lightly_pipeline.runner.record import Record, Released
 from lightly_pipeline.runner.script import command_text
 
 _RUNS = ".lightly/runs/"
+_ATTEMPT = "attempt.json"
+# A sensor has a minute for its tick, and comes again: it does not wait out an instance that is still pending.
+_SENSOR_PATIENCE = 10.0
 
 
 @dataclass(frozen=True)
@@ -197,23 +202,35 @@ class InstanceRunner:
         The same release as a job's own. Instances with the tag `lightly:keep` are left alone.
         """
         told: dict[str, str] = {}
+        errors: list[RunnerError] = []
         for seen in self.instances.describe():
-            record = self.store.read(seen.id)
-            now = self.store.clock.now()
-            if seen.kept or record.live(now) or record.closed(now):
-                continue
-            if seen.state == "stopping":
-                since = record.stop_requested
-                if since is not None and now - since > self.settings.deadlines.stopping:
-                    self.instances.stop_once(seen.id, force=True)
-                    told[seen.id] = f"{seen.id} was stopping for {now - since:.0f} s: the stop was forced."
-            elif seen.state != "stopped" or record.leases or record.door:
-                holders = ", ".join(sorted(record.leases)) or "nobody"
-                hold = self._reaper()
-                if hold.reap(seen):
-                    was = "was stopped already" if seen.state == "stopped" else f"was {seen.state}, is stopped"
-                    told[seen.id] = f"{seen.id} {was}: its last lease ({holders}) has expired."
+            try:
+                if not seen.kept and (sentence := self._release_if_expired(seen)) is not None:
+                    told[seen.id] = sentence
+            except RunnerError as error:
+                # One instance that cannot be stopped must not keep the others running.
+                errors.append(error)
+        if errors:
+            raise type(errors[0])(" ".join([*told.values(), *(str(error) for error in errors)]))
         return told
+
+    def _release_if_expired(self, seen: Seen) -> str | None:
+        record = self.store.read(seen.id)
+        now = self.store.clock.now()
+        if record.live(now) or record.closed(now):
+            return None
+        if seen.state == "stopping":
+            since = record.stop_requested
+            if since is None or now - since <= self.settings.deadlines.stopping:
+                return None
+            self.instances.stop_once(seen.id, force=True)
+            return f"{seen.id} was stopping for {now - since:.0f} s: the stop was forced."
+        if seen.state == "stopped" and not record.leases and record.door is None:
+            return None
+        if not self._reaper().reap(seen, patience=_SENSOR_PATIENCE):
+            return None
+        was = "was stopped already" if seen.state == "stopped" else f"was {seen.state}, is stopped"
+        return f"{seen.id} {was}: its last lease ({', '.join(sorted(record.leases)) or 'nobody'}) has expired."
 
     def status(self) -> list[Status]:
         """The pool as it is now, with leases and costs."""
@@ -249,8 +266,14 @@ class InstanceRunner:
         hold.acquire(prefer=found.instance_id if found else None)
         seen = hold.acquired
         watcher.chosen(seen.id)
+        if found is not None and found.instance_id != seen.id:
+            found = None
         if found is None and hold.resumed:
             found = self._still_running(job, seen.id)
+        if found is not None and not self._is_same_work(job, found):
+            watcher.said(f"Command {found.id} on {seen.id} is of an earlier try with other arguments: it is cancelled.")
+            self.commands.cancel(found.id, seen.id)
+            found = None
         attempt = self._attempt_of(job, found)
         with watcher.attempt(attempt) as environment, _released_unless_taken(hold, watcher):
             if found is not None:
@@ -309,17 +332,37 @@ class InstanceRunner:
     def _report(self, sent: Sent, ended: Ended, watcher: Watcher) -> None:
         streams: tuple[Stream, Stream] = ("stdout", "stderr")
         for stream in streams:
-            watcher.output(stream, self.commands.chunks(sent, ended, stream))
+            try:
+                with said_plainly(f"read the output of command {sent.id}"):
+                    watcher.output(stream, self.commands.chunks(sent, ended, stream))
+            except RunnerError as error:
+                # What the command printed is no reason to lose what it did.
+                watcher.said(str(error))
         if ended.status != "Success" or ended.exit_code:
             self.commands.check(sent, ended, self.commands.tail(sent, ended))
 
     def _still_running(self, job: Job, instance_id: str) -> Found | None:
         """A command of this job, or of a dead run of the same work, that has not ended on the instance."""
-        seen = self.instances.look(instance_id)
+        try:
+            seen = self.instances.look(instance_id)
+        except InstanceGone:
+            return None
         if seen.state != "running":
             return None
         labels = [f"{_label(holder)} #" for holder in (job.holder, *job.adopt)]
         return self.commands.find(instance_id, labels, since=seen.launched)
+
+    def _is_same_work(self, job: Job, found: Found) -> bool:
+        """Whether the command was sent with this job's arguments, as it was written down before it was sent."""
+        key = f"{self._attempt_of(job, found).prefix}{_ATTEMPT}"
+        with said_plainly(f"read s3://{self.store.bucket}/{key}", let=frozenset({"NoSuchKey"})):
+            try:
+                stored = self.commands.clients.s3.get_object(Bucket=self.store.bucket, Key=key)["Body"].read()
+            except ClientError as error:
+                if code_of(error) != "NoSuchKey":
+                    raise
+                return False
+        return bool(json.loads(stored).get("argv") == list(job.argv))
 
     def _attempt_of(self, job: Job, found: Found | None) -> Attempt:
         """A number under which nothing is stored yet, as messages of an earlier command must not be read
@@ -337,7 +380,7 @@ class InstanceRunner:
         with said_plainly(f"write to s3://{self.store.bucket}/{prefix}"):
             self.commands.clients.s3.put_object(
                 Bucket=self.store.bucket,
-                Key=f"{prefix}{attempt}/attempt.json",
+                Key=f"{prefix}{attempt}/{_ATTEMPT}",
                 Body=json.dumps({"holder": job.holder, "argv": list(job.argv)}).encode(),
             )
         return Attempt(attempt, f"{prefix}{attempt}/", attached=False)

@@ -498,6 +498,34 @@ def test_row_27_a_new_run_takes_the_place_of_the_dead_one_it_replaces(cloud: Vir
     assert cloud.called("SendCommand") == 1
 
 
+def test_row_27_a_command_with_other_arguments_is_not_taken_for_this_job(cloud: VirtualCloud) -> None:
+    """A re-execution with another configuration must not end with the result of the old one."""
+
+    class Killed(BaseException):
+        pass
+
+    cloud.job_seconds = 300
+    dead: list[bool] = []
+
+    def gate(operation: str) -> None:
+        if dead or (operation == "GetCommandInvocation" and cloud.commands):
+            dead.append(True)
+            raise Killed
+
+    with pytest.raises(Killed):
+        cloud.runner(gate=gate).run(JOB)
+    changed = Job("again/step/0", [*JOB.argv, "n=2"], JOB.timeout, adopt=[JOB.holder], instance_hint=FIRST)
+    finished, said = run(cloud, changed)
+    assert not finished.attached
+    assert [command.status for command in cloud.commands.values()] == ["Cancelled", "Success"]
+    assert any("with other arguments" in sentence for sentence in said.sentences)
+
+
+def test_row_27_a_hint_at_an_instance_that_is_gone_is_no_obstacle(cloud: VirtualCloud) -> None:
+    finished, _ = run(cloud, Job(JOB.holder, JOB.argv, JOB.timeout, instance_hint="i-0gone"))
+    assert finished.attempts == 1
+
+
 def test_row_28_more_jobs_than_the_agent_runs_at_once_cannot_be_configured() -> None:
     from pydantic import ValidationError
 

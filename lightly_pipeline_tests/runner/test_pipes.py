@@ -10,9 +10,11 @@ import dagster as dg
 import pytest
 from click.testing import CliRunner
 
+from lightly_pipeline.automation.release_expired_instances import release_expired_instances
 from lightly_pipeline.cli_instances import instances
 from lightly_pipeline.pipes import COMMAND_TAG, HOLDER_TAG, INSTANCE_TAG, PipesSSMClient
 from lightly_pipeline.resources.runner import RunnerResource
+from lightly_pipeline.runner.record import Lease, Record
 
 _WORKER = """
 import sys, time
@@ -203,4 +205,41 @@ def test_the_instances_command_shows_who_holds_what_and_ends_it(sandbox_environm
     ended = shell.invoke(instances, ["--release", "dead/step/0"])
     assert "Released dead/step/0" in ended.output
     assert shell.invoke(instances, ["--release", "nobody"]).exit_code == 1
+    _at_rest(sandbox_environment)
+
+
+def test_the_sensor_stops_what_a_dead_holder_has_left_running(sandbox_environment: dict[str, str]) -> None:
+    runner = RunnerResource().open()
+    instance_id = sandbox_environment["LIGHTLY_INSTANCES"].split(",")[0]
+    runner.instances.start(instance_id)
+    dead = Record({"dead/step/0": Lease("job", since=1.0, expires=2.0)})
+    boto3.client("s3").put_object(
+        Bucket=sandbox_environment["LIGHTLY_BUCKET"], Key=runner.store.key(instance_id), Body=dead.to_json().encode()
+    )
+
+    def tick() -> str:
+        context = dg.build_sensor_context(resources={"runner": RunnerResource()})
+        answer = release_expired_instances(context)
+        assert isinstance(answer, dg.SkipReason)
+        return answer.skip_message or ""
+
+    assert "its last lease (dead/step/0) has expired" in tick()
+    assert tick() == "No instance runs without a lease."
+    _at_rest(sandbox_environment)
+
+
+def test_tags_that_were_copied_from_another_run_say_nothing_about_this_one(
+    sandbox_environment: dict[str, str], worker: Path
+) -> None:
+    """Launching a run "again" for another partition copies its tags: it must not follow the other one's command."""
+    case = _Case(worker)
+    run = dg.materialize(
+        [case.thing],
+        resources={"runner": case.runner},
+        partition_key="b",
+        instance=case.instance,
+        tags={HOLDER_TAG: "somebody/thing/0", INSTANCE_TAG: "i-0123456789abcdef0", COMMAND_TAG: "a-command"},
+    )
+    assert run.success
+    assert case.instance.get_run_by_id(run.run_id).tags[HOLDER_TAG] == f"{run.run_id}/thing/0"
     _at_rest(sandbox_environment)
