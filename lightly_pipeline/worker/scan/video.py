@@ -22,6 +22,7 @@ from lightly_pipeline.worker.scan.cores import usable_cores
 from lightly_pipeline.worker.scan.descriptor import BUILT_IN
 from lightly_pipeline.worker.scan.keep import KeepRule
 from lightly_pipeline.worker.scan.measure import Meter
+from lightly_pipeline.worker.scan.memory import give_back
 from lightly_pipeline.worker.scan.neural import NeuralEmbedder
 from lightly_pipeline.worker.scan.packets import (
     Chunk,
@@ -123,7 +124,7 @@ class _Scan:
         self._embedder = self._neural.identity if self._neural else BUILT_IN
         self._stop = threading.Event()
         self._rule = KeepRule(settings.expected_share, self._stop)
-        self._tasks: queue.Queue[_Task | None] = queue.Queue(maxsize=self._threads)
+        self._tasks: queue.Queue[_Task | None] = queue.Queue(maxsize=1)
         self._events: queue.Queue[int | _File | tuple[_File, ChunkResult] | _Failure] = queue.Queue()
         self._unfetched = threading.Semaphore(_UNFETCHED)
         self._running: list[threading.Thread] = []
@@ -168,6 +169,7 @@ class _Scan:
         self._stop.set()
         for thread in self._running:
             thread.join()
+        give_back()
 
     # --- the feeder -----------------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from lightly_pipeline.worker.scan.cores import usable_cores
 from lightly_pipeline.worker.scan.encode import PictureEncoder
 from lightly_pipeline.worker.scan.images import ImageSource, open_image
 from lightly_pipeline.worker.scan.measure import Meter
+from lightly_pipeline.worker.scan.memory import give_back
 from lightly_pipeline.worker.scan.packets import (
     Header,
     Packet,
@@ -78,6 +79,7 @@ def write_frames(
             encoder.images(missing, scan.source)
         else:
             encoder.video(missing)
+        give_back()
     written = {}
     for index, target in files.items():
         written[index] = _describe(index, target)
