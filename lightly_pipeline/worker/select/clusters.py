@@ -46,7 +46,7 @@ class Clusters(NamedTuple):
     short: Floats  # [n, 16] on the principal axes
     pool: Floats  # [m, d]
     pool_short: Floats
-    # members of all clusters, each in one region
+    # members of all clusters, each in one region, the farthest first
     entry: Ints  # [2n] row
     entry_d2: Floats  # [2n] squared distance to its centre
     moved: Ints  # [n] scratch
@@ -171,6 +171,26 @@ def _compact(s: Clusters) -> None:
 
 
 @_jit
+def _sort(s: Clusters, moved: int) -> None:
+    """Farthest first, of equally far ones the lowest row first (Shell's sort; most clusters are small)."""
+    gap = 1
+    while gap < moved // 3:
+        gap = 3 * gap + 1
+    while gap >= 1:
+        for i in range(gap, moved):
+            row = s.moved[i]
+            d2 = s.moved_d2[i]
+            k = i
+            while k >= gap and (s.moved_d2[k - gap] < d2 or (s.moved_d2[k - gap] == d2 and s.moved[k - gap] > row)):
+                s.moved[k] = s.moved[k - gap]
+                s.moved_d2[k] = s.moved_d2[k - gap]
+                k -= gap
+            s.moved[k] = row
+            s.moved_d2[k] = d2
+        gap //= 3
+
+
+@_jit
 def _new_cluster(s: Clusters, row: int, moved: int) -> int:
     """Make a cluster of the `moved` rows around the new centre; returns its number."""
     cluster = s.tally[CLUSTERS]
@@ -180,16 +200,12 @@ def _new_cluster(s: Clusters, row: int, moved: int) -> int:
     s.row[cluster] = row
     s.start[cluster] = begin
     s.length[cluster] = moved
-    far = -1
-    far_d2 = np.float32(-1)
+    _sort(s, moved)
     for k in range(moved):
         s.entry[begin + k] = s.moved[k]
         s.entry_d2[begin + k] = s.moved_d2[k]
-        if s.moved_d2[k] > far_d2 or (s.moved_d2[k] == far_d2 and s.moved[k] < far):
-            far_d2 = s.moved_d2[k]
-            far = s.moved[k]
-    s.far[cluster] = far
-    s.far_d2[cluster] = far_d2
+    s.far[cluster] = s.moved[0] if moved else -1
+    s.far_d2[cluster] = s.moved_d2[0] if moved else np.float32(-1)
     s.tally[FREE] = begin + moved
     s.tally[CLUSTERS] = cluster + 1
     _replay(s, cluster)
@@ -294,56 +310,79 @@ def _split(s: Clusters, group: int) -> int:
 def _take(s: Clusters, cluster: int, d2_centre: float, moved: int) -> int:
     """Move the rows of `cluster` nearer to the new centre, `d2_centre` away, to the scratch; how many."""
     begin = s.start[cluster]
-    length = s.length[cluster]
+    end = begin + s.length[cluster]
     slack = s.margin[1]
     limit = np.float32(d2_centre * (1 - 4 * s.margin[0]) / 4)
-    kept = 0
-    far = -1
-    far_d2 = np.float32(-1)
-    for k in range(begin, begin + length):
+    gone = 0
+    k = begin
+    # Farthest rows come first: after the first that is near enough to its centre, all are.
+    while k < end and s.entry_d2[k] > limit:
         row = s.entry[k]
         d2 = s.entry_d2[k]
-        if d2 > limit:
-            s.tally[WORK] += 1
-            if squared_distance(s.short, row, s.fresh_short, 0) <= 1.01 * d2 + slack:
-                s.tally[WORK] += 4
-                nearer = squared_distance(s.points, row, s.fresh, 0)
-                if nearer < d2:
-                    if nearer > 0:
-                        s.moved[moved] = row
-                        s.moved_d2[moved] = nearer
-                        moved += 1
-                    continue
-        s.entry[begin + kept] = row
-        s.entry_d2[begin + kept] = d2
-        kept += 1
-        if d2 > far_d2 or (d2 == far_d2 and row < far):
-            far_d2 = d2
-            far = row
-    if kept != length:
-        s.length[cluster] = kept
-        if far_d2 != s.far_d2[cluster] or far != s.far[cluster]:
-            s.far[cluster] = far
-            s.far_d2[cluster] = far_d2
-            _replay(s, cluster)
+        if squared_distance(s.short, row, s.fresh_short, 0) <= 1.01 * d2 + slack:
+            s.tally[WORK] += 4
+            nearer = squared_distance(s.points, row, s.fresh, 0)
+            if nearer < d2:
+                s.entry[k] = -1
+                gone += 1
+                if nearer > 0:
+                    s.moved[moved] = row
+                    s.moved_d2[moved] = nearer
+                    moved += 1
+        k += 1
+    s.tally[WORK] += 2 * (k - begin)
+    if gone:
+        # The rows that stay move up to those behind them, so that only what was looked at is written.
+        free = k - 1
+        for old in range(k - 1, begin - 1, -1):
+            if s.entry[old] >= 0:
+                s.entry[free] = s.entry[old]
+                s.entry_d2[free] = s.entry_d2[old]
+                free -= 1
+        begin += gone
+        s.start[cluster] = begin
+        s.length[cluster] = end - begin
+        s.far[cluster] = s.entry[begin] if begin < end else -1
+        s.far_d2[cluster] = s.entry_d2[begin] if begin < end else np.float32(-1)
+        _replay(s, cluster)
     return moved
 
 
 @_entry
-def add_first(s: Clusters, row: int) -> None:
-    """Make the first centre, to which every row belongs."""
-    _set_fresh(s, row)
-    moved = 0
-    for k in range(len(s.points)):
-        d2 = squared_distance(s.points, k, s.fresh, 0)
-        if d2 > 0:
-            s.moved[moved] = k
-            s.moved_d2[moved] = d2
-            moved += 1
-    s.tally[WORK] += len(s.points)
-    cluster = _new_cluster(s, row, moved)
-    group = _open_group(s, row)
-    _put(s, group, cluster, np.float32(0), s.fresh_short, 0)
+def adopt(s: Clusters, codes: Ints, order: Ints, begins: Ints, d2: Floats) -> None:
+    """Take over the centres `codes`; rows order[begins[c]] … order[begins[c + 1] - 1] are nearest to c, at `d2`."""
+    for centre in range(len(codes)):
+        _set_fresh(s, codes[centre])
+        moved = 0
+        for k in range(begins[centre], begins[centre + 1]):
+            row = order[k]
+            if d2[row] > 0:
+                s.moved[moved] = row
+                s.moved_d2[moved] = d2[row]
+                moved += 1
+        cluster = _new_cluster(s, codes[centre], moved)
+        if moved == 0 and s.tally[KEEP_DEAD] == 0 and centre > 0:
+            continue
+        best = np.float32(0)
+        best_group = -1
+        for group in range(s.tally[GROUPS]):
+            if best_group >= 0 and (
+                squared_distance(s.leader_short, group, s.fresh_short, 0) > 1.01 * best * best + s.margin[1]
+            ):
+                continue
+            distance = np.sqrt(_to_fresh(s, s.leader[group]))
+            if best_group < 0 or distance < best:
+                best = distance
+                best_group = group
+        if best_group < 0:
+            best_group = _open_group(s, codes[centre])
+        elif s.size[best_group] == MEMBERS:
+            other = _split(s, best_group)
+            distance = np.sqrt(_to_fresh(s, s.leader[other]))
+            if distance < best:
+                best = distance
+                best_group = other
+        _put(s, best_group, cluster, best, s.fresh_short, 0)
 
 
 @_jit

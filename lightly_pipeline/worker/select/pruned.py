@@ -1,16 +1,20 @@
-"""Greedy k-center with exact pruning: the picks of the brute force, at a cost that grows little faster than n.
+"""Greedy k-center that leaves out what cannot matter: the picks of the brute force, at a fraction of its cost.
 
-For embeddings of video, whose intrinsic dimension is low. On data without such structure nothing can be pruned: when
-the work exceeds a bound (counted, not timed, so that the result is the same on every machine) the caller is told.
+First in rounds (`lazy.py`), while the radius is so large that every pick may concern every row; then with pruning by
+the triangle inequality (`clusters.py`), when it has shrunk to the scale on which embeddings of video are
+low-dimensional. Both are exact; when to change over is a question of time alone.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 
 from lightly_pipeline.worker.select import clusters
 from lightly_pipeline.worker.select.compiled import LANES, plain
-from lightly_pipeline.worker.select.distance import relative_error
+from lightly_pipeline.worker.select.distance import relative_error, squared_norms
+from lightly_pipeline.worker.select.lazy import Rounds
 from lightly_pipeline.worker.select.selection import Floats, Indices, StoppedBy, Watch
 
 # A few hundredths of a second: how long an interrupt waits on an idle machine.
@@ -24,15 +28,11 @@ _REASONS: dict[int, StoppedBy] = {
 }
 
 
-class TooHard(Exception):
-    """The embeddings have too little structure for exact selection within the work allowed."""
-
-
 def pruned(
-    points: Floats, pool: Floats | None, budget: int, min_distance: float, watch: Watch, *, work_limit: float = np.inf
+    points: Floats, pool: Floats | None, budget: int, min_distance: float, watch: Watch
 ) -> tuple[Indices, Floats, StoppedBy]:
-    """Picks, distances and why it stopped: exactly those of `brute_force`. Raises TooHard beyond `work_limit`."""
-    n, dimensions = points.shape
+    """Picks, distances and why it stopped: exactly those of `brute_force`."""
+    dimensions = points.shape[1]
     points = plain(points)
     pool = plain(points[:0] if pool is None else pool)
     margin = 4 * relative_error(dimensions) + 1e-6
@@ -43,26 +43,64 @@ def pruned(
     # 1 % that the comparisons leave (see 1.01 in clusters.py).
     largest = max(_largest_norm(points), _largest_norm(pool))
     slack = 102 * (8 * dimensions * 2.0**-24 * largest) ** 2
+    space = _Space(margin, slack)
+    index = None
+    if len(pool):
+        balls = max(1, len(pool) // _POOL_BALL)
+        index = _run(pool, pool_short, pool[:0], pool_short[:0], balls, 0.0, watch, space, None, keep=True)[3]
+    picks, squared, code, _ = _run(points, short, pool, pool_short, budget, min_distance, watch, space, index)
+    return picks, np.sqrt(squared), _REASONS[code]
+
+
+@dataclass(frozen=True)
+class _Space:
+    """How exact the distances are: see `margin` of Clusters."""
+
+    margin: float
+    slack: float
+
+
+def _run(
+    points: Floats,
+    short: Floats,
+    pool: Floats,
+    pool_short: Floats,
+    budget: int,
+    min_distance: float,
+    watch: Watch,
+    space: _Space,
+    index: clusters.Clusters | None,
+    *,
+    keep: bool = False,
+) -> tuple[Indices, Floats, int, clusters.Clusters | None]:
+    """Picks, squared distances, why it ended, and with `keep` the clusters, for use as an index of the points."""
     picks = np.empty(budget, dtype=np.int64)
     squared = np.empty(budget, dtype=np.float32)
-    state = clusters.allocate(points, short, pool, pool_short, budget + min(len(pool), n) + 2, margin, slack)
-    if len(pool):
-        index = _pool_index(pool, pool_short, margin, slack, watch)
-        clusters.add_first(state, -1)
-    else:
-        index = state
-        picks[0], squared[0] = 0, np.inf
-        state.tally[clusters.PICKS] = 1
-        clusters.add_first(state, 0)
-    to_leader = np.empty(len(index.leader), dtype=np.float32)
-    code = clusters.UNFINISHED
+    centres = budget + min(len(pool), len(points)) + 2
+    rounds = Rounds(points, short, pool, squared_norms(points), centres, index)
+    code = rounds.run(picks, squared, budget, min_distance, watch)
+    done = int(rounds.tally[1])
+    if code != clusters.UNFINISHED and not keep:
+        return picks[:done], squared[:done], code, None
+    now = int(rounds.tally[0])
+    rounds.catch_up(np.arange(len(points)), watch)
+    codes, d2, owner, looked_up = rounds.codes[:now].copy(), rounds.d2, rounds.owner, rounds.looked_up
+    del rounds
+    state = clusters.allocate(points, short, pool, pool_short, centres, space.margin, space.slack)
+    state.looked_up[:] = looked_up
+    state.tally[clusters.KEEP_DEAD] = keep
+    order = np.lexsort((-d2, owner))
+    begins = np.searchsorted(owner[order], np.arange(now + 1))
+    clusters.adopt(state, codes, order, begins, d2)
+    del order, begins, d2, owner
+    state.tally[clusters.PICKS] = done
+    other = state if index is None else index
+    to_leader = np.empty(len(other.leader), dtype=np.float32)
     while code == clusters.UNFINISHED:
-        code = clusters.advance(state, index, to_leader, picks, squared, budget, np.float32(min_distance), _EFFORT)
+        code = clusters.advance(state, other, to_leader, picks, squared, budget, np.float32(min_distance), _EFFORT)
         done = int(state.tally[clusters.PICKS])
-        watch.beat(done, budget)
-        if state.tally[clusters.WORK] > work_limit and code == clusters.UNFINISHED:
-            raise TooHard(f"{done:,} of {budget:,} picks took the work allowed for all of them")
-    return picks[:done], np.sqrt(squared[:done]), _REASONS[code]
+        watch.beat(0 if keep else done, budget)
+    return picks[:done], squared[:done], code, state
 
 
 def principal_axes(points: Floats) -> tuple[Floats, Floats]:
@@ -93,20 +131,3 @@ def _largest_norm(points: Floats) -> float:
         part = points[start : start + 65536]
         largest = max(largest, float(np.einsum("ij,ij->i", part, part).max()))
     return float(np.sqrt(largest))
-
-
-def _pool_index(pool: Floats, short: Floats, margin: float, slack: float, watch: Watch) -> clusters.Clusters:
-    """The pool in balls: the clusters of a k-center of it."""
-    balls = max(1, len(pool) // _POOL_BALL)
-    index = clusters.allocate(pool, short, pool[:0], short[:0], balls + 2, margin, slack)
-    index.tally[clusters.KEEP_DEAD] = 1
-    clusters.add_first(index, 0)
-    picks = np.empty(balls, dtype=np.int64)
-    squared = np.empty(balls, dtype=np.float32)
-    index.tally[clusters.PICKS] = 1
-    code = clusters.UNFINISHED
-    to_leader = np.empty(len(index.leader), dtype=np.float32)
-    while code == clusters.UNFINISHED:
-        code = clusters.advance(index, index, to_leader, picks, squared, balls, np.float32(0), _EFFORT)
-        watch.beat(0, 0)
-    return index

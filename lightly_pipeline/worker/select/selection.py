@@ -62,7 +62,8 @@ class Watch:
     cancelled: Callable[[], bool] = never
 
     def beat(self, done: int, total: int) -> None:
-        """Report progress, and raise SelectionCancelled when the caller wants no more."""
+        """Report progress (none while preparing: a total of 0); raise SelectionCancelled when asked to stop."""
         if self.cancelled():
-            raise SelectionCancelled(f"The selection was cancelled after {done:,} of {total:,} picks.")
-        self.progress(done, total)
+            raise SelectionCancelled("The selection was cancelled: nothing was selected.")
+        if total:
+            self.progress(done, total)

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from lightly_pipeline.worker.select import SelectionCancelled, SelectionError, nearest_neighbours, select
+from lightly_pipeline.worker.select import SelectionCancelled, SelectionError, lazy, nearest_neighbours, select
 from lightly_pipeline_tests.worker.select.vectors import unit_vectors, walk
 
 ENGINES = ("auto", "numba", "numpy", "mundig")
@@ -166,6 +166,27 @@ def test_the_pruned_search_picks_what_the_brute_force_picks_bit_for_bit(dimensio
                 assert (slow.indices == fast.indices).all()
                 assert (slow.distances == fast.distances).all()
                 assert slow.stopped_by == fast.stopped_by
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_when_to_change_from_rounds_to_pruning_does_not_change_the_picks(early, compiled, monkeypatch):
+    """The decision is taken by the clock, which differs from run to run."""
+    monkeypatch.setattr(lazy, "_ROUND", 16)
+    monkeypatch.setattr(lazy, "_FIRST_TEST", 8)
+    monkeypatch.setattr(lazy.Rounds, "_worth_pruning", lambda _self: early)
+    same = np.round(walk(600, 8, seed=1) * 4).astype(np.float32)
+    for rows in (
+        walk(5000, 24, seed=1),
+        unit_vectors(5000, 24, seed=2),
+        same,
+        np.tile(np.eye(3, 8, dtype="f4"), (2000, 1)),
+    ):
+        for pool in (None, walk(300, rows.shape[1], seed=3), rows[::9].copy()):
+            slow = select(rows, budget=250, pool=pool, engine="numpy")
+            fast = select(rows, budget=250, pool=pool, engine="numba")
+            assert (slow.indices == fast.indices).all()
+            assert (slow.distances == fast.distances).all()
+            assert slow.stopped_by == fast.stopped_by
 
 
 def test_the_pruned_search_reads_embeddings_from_a_file_it_cannot_write(tmp_path, compiled):

@@ -1,0 +1,126 @@
+"""How the time and memory of exact greedy k-center grow, k = n / 10, with and without a pool.
+
+    python -m lightly_pipeline_tests.benchmarks.selection_scale [--most 1000000] [--pool 100000] [EMBEDDINGS.npy]
+
+The rows are copies of the given embeddings (float32 [n, d]; else of the sandbox's footage, described by the built-in
+descriptor) under random rotations, as in the reference: each copy has the structure of real frames. Half of the pool
+is known content (rows with a little noise), half is unrelated. Each size runs in a process of its own, from a
+memory-mapped file; CPU seconds are the figure to compare on a shared machine. Up to 20,000 rows the brute force runs
+too and its picks must be the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+SIZES = (20_000, 100_000, 300_000, 1_000_000)
+DIMENSIONS = 128
+_BRUTE = 20_000
+
+
+def base_embeddings(path) -> np.ndarray:
+    """Distinct unit rows of DIMENSIONS dimensions."""
+    if path is not None:
+        rows = np.load(path)
+    else:
+        from lightly_pipeline_tests.benchmarks.quality import generated_clips, load
+
+        with tempfile.TemporaryDirectory() as folder:
+            rows = load(*generated_clips(folder)).embeddings
+    rows = np.unique(np.asarray(rows, dtype=np.float32), axis=0)
+    if rows.shape[1] != DIMENSIONS:
+        axes = np.linalg.svd(rows, full_matrices=False)[2][:DIMENSIONS]
+        rows = np.pad(rows @ axes.T, ((0, 0), (0, DIMENSIONS - len(axes))))
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def rotated(base, count, rng, target):
+    """`count` rows of rotated copies of `base`, written to the .npy file `target`."""
+    rows = np.lib.format.open_memmap(target, mode="w+", dtype=np.float32, shape=(count, DIMENSIONS))
+    for begin in range(0, count, len(base)):
+        rotation = np.linalg.qr(rng.normal(size=(DIMENSIONS, DIMENSIONS)))[0]
+        rows[begin : begin + len(base)] = (base @ rotation)[: count - begin]
+    rows.flush()
+
+
+def pool_for(rows, base, count, rng, target):
+    """Half of it rows with noise, half of other rotations."""
+    half = count // 2
+    rotated(base, count, rng, target)
+    pool = np.load(target, mmap_mode="r+")
+    known = rows[np.sort(rng.choice(len(rows), half, replace=half > len(rows)))]
+    known = known + rng.normal(size=known.shape).astype(np.float32) * 0.003
+    pool[:half] = known / np.linalg.norm(known, axis=1, keepdims=True)
+    pool.flush()
+
+
+def one(rows_path, pool_path) -> None:
+    """Select in this process; print n, m, wall and CPU seconds, peak memory in MB, last distance, agreement."""
+    from lightly_pipeline.worker.select import select
+
+    rows = np.load(rows_path, mmap_mode="r")
+    pool = np.load(pool_path, mmap_mode="r") if pool_path else None
+    # Compiled code comes from the cache, as in every run but the first.
+    select(np.eye(40, 16, dtype=np.float32), budget=2, pool=np.eye(3, 16, 2, dtype=np.float32), engine="numba")
+    wall, cpu = time.perf_counter(), time.process_time()
+    made = select(rows, budget=len(rows) // 10, pool=pool, engine="numba")
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    same = "-"
+    if len(rows) <= _BRUTE:
+        brute = select(rows, budget=len(rows) // 10, pool=pool, engine="numpy")
+        same = "same" if (brute.indices == made.indices).all() and (brute.distances == made.distances).all() else "NOT"
+    print(
+        len(rows), 0 if pool is None else len(pool), f"{wall:.2f} {cpu:.2f} {memory:.0f} {made.distances[-1]:.4f}", same
+    )
+
+
+def main(arguments=None) -> int:
+    """Print the table; exit status 1 when the picks of the brute force differ."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("embeddings", nargs="?", type=Path)
+    parser.add_argument("--most", type=int, default=1_000_000)
+    parser.add_argument("--pool", type=int, default=100_000)
+    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
+    given = parser.parse_args(arguments)
+    if given.one:
+        one(*given.one)
+        return 0
+    base = base_embeddings(given.embeddings)
+    print(f"{len(base):,} distinct embeddings under rotations, {DIMENSIONS} dimensions, k = n / 10")
+    print(f"{'rows':>10}{'pool':>9}{'wall s':>9}{'CPU s':>9}{'MB':>7}{'last gap':>10}  brute force")
+    measured, wrong = [], False
+    with tempfile.TemporaryDirectory() as folder:
+        for count in [size for size in SIZES if size <= given.most]:
+            rng = np.random.default_rng(count)
+            rows, pool = Path(folder, "rows.npy"), Path(folder, "pool.npy")
+            rotated(base, count, rng, rows)
+            pool_for(np.load(rows, mmap_mode="r"), base, min(given.pool, count // 10), rng, pool)
+            for chosen in ("", str(pool)):
+                told = subprocess.run(
+                    [sys.executable, "-m", __spec__.name, "--one", str(rows), chosen],
+                    capture_output=True,
+                    text=True,
+                    check=True,
+                ).stdout.split()
+                n, m, wall, cpu, memory, gap, same = told
+                print(f"{int(n):10,}{int(m):9,}{wall:>9}{cpu:>9}{memory:>7}{gap:>10}  {same}", flush=True)
+                wrong |= same == "NOT"
+                if not chosen:
+                    measured.append((int(n), float(cpu)))
+    if len(measured) > 1:
+        sizes, seconds = np.log(np.array(measured)).T
+        print(f"CPU time grows with n to the power of {np.polyfit(sizes, seconds, 1)[0]:.2f} (brute force: 2)")
+    return int(wrong)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
