@@ -57,15 +57,13 @@ def make_plan(options: Options, table: FrameTable) -> Plan:
     )
 
 
-def expected_share(options: Options, frames: int | None) -> float:
-    """About which share of the frames will be selected; 0.0 where that is not known before they are counted.
+def expected_share(options: Options) -> float:
+    """Which share of the frames will be selected; 0.0 for a count, whose share is not known before all are counted.
 
-    frames: how many there are said to be.
+    What containers promise is no help: files in S3 are not open yet, and the result must not depend on the place.
     """
     wanted = options.stopping_condition.n_samples
-    if isinstance(wanted, float):
-        return wanted
-    return wanted / frames if frames and wanted > 0 else 0.0
+    return wanted if isinstance(wanted, float) else 0.0
 
 
 def _from_selection_config(config: SelectionConfig, options: Options, table: FrameTable) -> Plan:

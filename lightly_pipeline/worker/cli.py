@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, NoReturn
 
 from lightly_pipeline.worker.errors import EXIT_CODES, Interrupted, OptionError, WorkerError
@@ -49,7 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
         sys.exit(import_module("lightly_pipeline.worker.datapool.cli").main(given[1:]))
     if not given or given[0] in ("--help", "-h", "help"):
-        print(_help())
+        # `lightly-worker --help | head` is no error.
+        with suppress(BrokenPipeError):
+            print(_help(), flush=True)
         sys.exit(0 if given else OptionError.exit_code)
     if given[0] == "--version":
         from lightly_pipeline.worker.manifest import worker_version

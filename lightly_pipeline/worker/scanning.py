@@ -45,9 +45,8 @@ class Scanner:
 
     def scan(self, found: Input) -> list[ScannedFiles]:
         """All files of the input, in its order; videos that an earlier run of the job finished are taken from it."""
-        declared = _declared_frames(found, self.source)
-        settings = scan_settings(self.options, declared)
-        with self.progress.stage("scan", declared) as stage:
+        settings = scan_settings(self.options)
+        with self.progress.stage("scan", _declared_frames(found, self.source)) as stage:
             if found.kind == "images":
                 return list(self._scan_images(found.files, settings, stage))
             store = ScanStore(self.scratch.scans, settings)
@@ -116,11 +115,8 @@ class Scanner:
                 log.warning("%s: %s", file.name, problem.reason)
 
 
-def scan_settings(options: Options, frames: int | None) -> ScanSettings:
-    """How the scan room shall work for these options; pictures are kept only where frames will be written.
-
-    frames: how many the input is said to have, None where nobody said.
-    """
+def scan_settings(options: Options) -> ScanSettings:
+    """How the scan room shall work for these options; pictures are kept only where frames will be written."""
     writes = options.dump_dataset or options.webdataset_shard_size_in_MB > 0
     keeps = writes and not exact_frames(options)
     return ScanSettings(
@@ -129,7 +125,7 @@ def scan_settings(options: Options, frames: int | None) -> ScanSettings:
         corruption_threshold=options.corruptness_check.corruption_threshold,
         image_format=options.output_image_format,
         output_image_size=options.output_image_size,
-        expected_share=expected_share(options, frames) if keeps else 0.0,
+        expected_share=expected_share(options) if keeps else 0.0,
         model=Path(options.embedder) if options.embedder else None,
     )
 

@@ -19,7 +19,7 @@ def long_clips(tmp_path_factory):
     """Four clips that take some seconds to scan."""
     folder = tmp_path_factory.mktemp("long")
     for number in range(4):
-        write_clip(folder / f"{number}.mp4", frames=1500, seed=number)
+        write_clip(folder / f"{number}.mp4", frames=900, seed=number)
     return folder
 
 

@@ -269,7 +269,8 @@ def _given(folder, names, **columns):
 def test_given_embeddings_replace_the_embedder(clips, tmp_path):
     names = [f"a-{i:02}-mp4.png" for i in range(24)]
     given = _given(tmp_path, names)
-    select_frames(clips, tmp_path / "out", {"embeddings": str(given), "stopping_condition.n_samples": 3})
+    options = {"embeddings": str(given), "stopping_condition.n_samples": 3, "method": "coreset"}
+    select_frames(clips, tmp_path / "out", options)
     # Farthest first from frame 0: the other end, then the middle.
     assert sampled(tmp_path / "out") == [names[0], names[11], names[23]] or sampled(tmp_path / "out") == [
         names[0],
