@@ -90,8 +90,7 @@ class PipesS3RunReader(dg.PipesMessageReader):
     def no_messages_debug_text(self) -> str:
         """What Dagster logs when nothing came."""
         return (
-            f"Looked for messages in s3://{self._bucket}/{self._prefix}/. The command must open Dagster "
-            f"Pipes with "
+            f"Looked for messages in s3://{self._bucket}/{self._prefix}/. The command must open Dagster Pipes with "
             f"PipesS3MessageWriter, and its instance must be allowed to write there."
         )
 

@@ -127,8 +127,7 @@ def code_of(error: BaseException) -> str:
 
 
 def is_passing(error: BaseException) -> bool:
-    """Whether this is throttling, a failing service or a broken connection: the same call may work in a
-    second."""
+    """Whether this is throttling, a failing service or a broken connection: the same call may work in a second."""
     if isinstance(error, ClientError):
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         code = code_of(error)
@@ -176,14 +175,12 @@ def _explained(what: str, error: ClientError, sts: Callable[[], Any] | None) -> 
     code, message = code_of(error), error.response.get("Error", {}).get("Message", "")
     if code in NO_CAPACITY:
         return NoCapacity(
-            f"Cannot {what}: EC2 has no capacity for it now ({code}). Nothing is billed; wait, or add "
-            f"instances of "
+            f"Cannot {what}: EC2 has no capacity for it now ({code}). Nothing is billed; wait, or add instances of "
             f"another type or zone to the pool."
         )
     if code in QUOTA:
         return QuotaExceeded(
-            f"Cannot {what}: the account's limit is reached ({code}: {message}). Ask for a higher limit "
-            f"under Service "
+            f"Cannot {what}: the account's limit is reached ({code}: {message}). Ask for a higher limit under Service "
             f"Quotas > Amazon EC2, or stop another instance."
         )
     if code in GONE:
@@ -192,14 +189,12 @@ def _explained(what: str, error: ClientError, sts: Callable[[], Any] | None) -> 
         )
     if code in FORBIDDEN:
         return NotPermitted(
-            f"Cannot {what}: the credentials do not allow {error.operation_name} ({code}: "
-            f"{_decoded(message, sts)}). "
+            f"Cannot {what}: the credentials do not allow {error.operation_name} ({code}: {_decoded(message, sts)}). "
             f"Add the action to their policy."
         )
     if code in CREDENTIALS:
         return NotPermitted(
-            f"Cannot {what}: AWS does not accept the credentials ({code}: {message}). Check the profile, "
-            f"role or "
+            f"Cannot {what}: AWS does not accept the credentials ({code}: {message}). Check the profile, role or "
             f"environment variables that boto3 finds."
         )
     if is_passing(error):

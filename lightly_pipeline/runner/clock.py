@@ -38,8 +38,7 @@ class Tick:
 
 
 def ticks(clock: Clock, pace: Sequence[tuple[float, float]], deadline: float) -> Iterator[Tick]:
-    """Yield at once, then again after each pause of `pace`, and a last time when `deadline` seconds have
-    passed.
+    """Yield at once, then again after each pause of `pace`, and a last time when `deadline` seconds have passed.
 
     `pace` is (until elapsed seconds, pause seconds) pairs. Pauses vary by a tenth, so that jobs that began
     together do not ask AWS in step.

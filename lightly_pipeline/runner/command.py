@@ -66,8 +66,7 @@ class CommandSettings:
 
 @dataclass(frozen=True)
 class Sent:
-    """A command on its instance. `launched` is the instance's start under which it was sent, as EC2 tells
-    it."""
+    """A command on its instance. `launched` is the instance's start under which it was sent, as EC2 tells it."""
 
     id: str
     instance_id: str
@@ -126,8 +125,7 @@ class Commands:
         if not SHORTEST_TIMEOUT <= timeout <= LONGEST_TIMEOUT:
             raise ConfigurationError(
                 f"A command may run for {SHORTEST_TIMEOUT} to {LONGEST_TIMEOUT} s (48 hours), not {timeout} "
-                f"s: split the "
-                f"work, or set timeout_seconds within these limits."
+                f"s: split the work, or set timeout_seconds within these limits."
             )
         request: dict[str, Any] = {
             "InstanceIds": [instance_id],
@@ -249,8 +247,7 @@ class Commands:
                         return _end_of(last)
                     raise
         raise InstanceTaken(
-            f"The agent of {sent.instance_id} has not reported the end of command {sent.id} within "
-            f"{budget:.0f} s, "
+            f"The agent of {sent.instance_id} has not reported the end of command {sent.id} within {budget:.0f} s, "
             f"which is beyond its timeout."
         )
 
@@ -335,8 +332,7 @@ class Commands:
             failure, code = CommandKilled, 137
             said = (
                 f"{where} was killed on the instance (exit code 137), almost always because memory ran out: "
-                f"use a type "
-                f"of instance with more memory."
+                f"use a type of instance with more memory."
             )
         else:
             code = REBOOT if code == REBOOT_REMAPPED else code

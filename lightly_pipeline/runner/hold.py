@@ -124,8 +124,7 @@ class Hold:
             self._queue_up(pool, records)
             self._tell(self._why_waiting(pool, records, cooling, look.elapsed))
         raise PoolBusy(
-            f"No instance of the pool had a free slot for {self.settings.queue:.0f} s "
-            f"(max_jobs_per_instance is "
+            f"No instance of the pool had a free slot for {self.settings.queue:.0f} s (max_jobs_per_instance is "
             f"{self.settings.max_jobs}): add instances to LIGHTLY_INSTANCES, or raise the queue timeout."
         )
 
@@ -212,8 +211,7 @@ class Hold:
         return others
 
     def reap(self, seen: Seen, *, evict: bool = False, patience: float | None = None) -> bool:
-        """Release an instance as its last holder would, on behalf of those that are dead; whether it is
-        stopped now.
+        """Release an instance as its last holder would, on behalf of those that are dead; whether it is stopped now.
 
         `evict` drops live leases as well. After `patience` seconds in which EC2 does not accept the stop it is left to
         the next try.
@@ -285,8 +283,7 @@ class Hold:
         self.usable_at = self.clock.monotonic()
 
     def _queue_up(self, pool: list[Seen], records: dict[str, Record]) -> None:
-        """Be known to the holders of one busy instance, so that it is not stopped just before this job's
-        turn."""
+        """Be known to the holders of one busy instance, so that it is not stopped just before this job's turn."""
         now = self.store.clock.now()
         busy = [seen for seen in pool if seen.state in _UP and records[seen.id].live(now, "job")]
         if not busy:

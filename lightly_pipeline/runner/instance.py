@@ -52,8 +52,7 @@ class Deadlines:
 
 @dataclass
 class Instances:
-    """The instances that the runner may start and stop: listed ids in order of preference, or those with a
-    tag."""
+    """The instances that the runner may start and stop: listed ids in order of preference, or those with a tag."""
 
     clients: Clients
     ids: Sequence[str] = ()
@@ -73,8 +72,7 @@ class Instances:
         wrong = [name for name in ids if not name.startswith("i-")]
         if not ids or wrong:
             raise ConfigurationError(
-                f"{wrong[0] if wrong else text!r} is no instance id: give ids like i-0abc separated by "
-                f"commas, or one "
+                f"{wrong[0] if wrong else text!r} is no instance id: give ids like i-0abc separated by commas, or one "
                 f"tag:Name=value."
             )
         return cls(clients, ids=ids, clock=clock, deadlines=deadlines)
@@ -102,8 +100,7 @@ class Instances:
             wanted = f"tag:{self.tag[0]}={self.tag[1]}" if self.tag else ", ".join(self.ids)
             raise InstanceGone(
                 f"There is no instance {wanted} in {self.clients.region}, or it is terminated. Check "
-                f"LIGHTLY_INSTANCES "
-                f"and the region."
+                f"LIGHTLY_INSTANCES and the region."
             )
         return usable
 
@@ -137,8 +134,7 @@ class Instances:
                 self._start_call(instance_id)
         raise NotReady(
             f"Instance {instance_id} is still {seen.state} {self.deadlines.start:.0f} s after it was started"
-            f"{f' ({seen.reason})' if seen.reason else ''}: look at its state and system log in the EC2 "
-            f"console."
+            f"{f' ({seen.reason})' if seen.reason else ''}: look at its state and system log in the EC2 console."
         )
 
     def wait_for_agent(self, seen: Seen, tick: Callable[[], object] = lambda: None) -> None:
@@ -172,14 +168,12 @@ class Instances:
         raise NotReady(
             f"Instance {seen.id} is running but its SSM agent has not come online in "
             f"{self.deadlines.agent:.0f} s: check "
-            f"that its instance profile includes AmazonSSMManagedInstanceCore, that it can reach the SSM "
-            f"endpoints "
+            f"that its instance profile includes AmazonSSMManagedInstanceCore, that it can reach the SSM endpoints "
             f"(internet, NAT or VPC endpoints), and that amazon-ssm-agent is installed and running."
         )
 
     def stop_once(self, instance_id: str, *, force: bool = False) -> str | None:
-        """Ask EC2 once to stop; the state that it is in now, or None where EC2 did not say or did not want to
-        yet.
+        """Ask EC2 once to stop; the state that it is in now, or None where EC2 did not say or did not want to yet.
 
         Never raises for what passes: the caller repeats it until the answer is one of STOPPED_STATES.
         NotPermitted and other refusals that repeating would not cure are raised.
@@ -232,8 +226,7 @@ class Instances:
                 forced = self.stop_once(instance_id, force=True) is not None
         raise NotReady(
             f"Instance {instance_id} has been stopping for {deadline:.0f} s, although the stop was forced: "
-            f"look at it in "
-            f"the EC2 console. It is not used again until it is stopped."
+            f"look at it in the EC2 console. It is not used again until it is stopped."
         )
 
 

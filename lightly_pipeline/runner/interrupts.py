@@ -54,8 +54,7 @@ class InterruptGate:
 
     @contextmanager
     def shield(self) -> Iterator[None]:
-        """No interrupt is raised inside; one that arrives is raised at the end, unless one was raised
-        before."""
+        """No interrupt is raised inside; one that arrives is raised at the end, unless one was raised before."""
         self._shields += 1
         try:
             yield

@@ -131,8 +131,7 @@ class LeaseStore:
                 return answer
             self._sleep(random.uniform(0.005, 0.02 * min(attempt + 1, 10)))  # noqa: S311
         raise LeaseConflict(
-            f"The lease record s3://{self.bucket}/{self.key(instance_id)} changed {self._attempts} times "
-            f"while it "
+            f"The lease record s3://{self.bucket}/{self.key(instance_id)} changed {self._attempts} times while it "
             f"was being written: too many jobs contend for {instance_id}. Add instances to the pool."
         )
 
@@ -153,8 +152,7 @@ class LeaseStore:
             record = Record.from_json(text)
         except UnreadableRecord as error:
             raise PermanentError(
-                f"The lease record s3://{self.bucket}/{key} cannot be read: {error}. Delete it if no job "
-                f"runs on "
+                f"The lease record s3://{self.bucket}/{key} cannot be read: {error}. Delete it if no job runs on "
                 f"{instance_id}."
             ) from error
         return record, response["ETag"], response.get("Metadata", {}).get(_WRITER)

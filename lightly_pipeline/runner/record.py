@@ -6,10 +6,10 @@ once, whatever number of processes and hosts share the instance. This module is 
 record's format:
 
     {"schema": 1,
-     "leases": {"<holder>": {"kind": "job" | "waiting" | "linger", "since": s, "expires": s, "command": id |
-     null}}, "door": {"until": s, "claim": "<who is stopping it>"} | null,
-     "meter": {"launched": s | null, "at": s, "shares": {"<holder>": seconds}, "settled": seconds, "idle":
-     seconds}, "stop_requested": s | null}
+     "leases": {"<holder>": {"kind": "job" | "waiting" | "linger", "since": s, "expires": s, "command": id | null}},
+     "door": {"until": s, "claim": "<who is stopping it>"} | null,
+     "meter": {"launched": s | null, "at": s, "shares": {"<holder>": seconds}, "settled": seconds, "idle": seconds},
+     "stop_requested": s | null}
 
 Times are seconds since 1970 by the clock of S3 (see `lease.py`). Expired leases count as absent everywhere.
 """
@@ -50,8 +50,7 @@ class Lease:
 
 @dataclass(frozen=True)
 class Door:
-    """Closed while somebody stops the instance: nobody gets a lease before `until`, unless the claim is
-    cleared."""
+    """Closed while somebody stops the instance: nobody gets a lease before `until`, unless the claim is cleared."""
 
     until: float
     claim: str
@@ -213,8 +212,7 @@ def started(record: Record, now: float, launched: float) -> Record:
 def release(
     record: Record, holder: str, now: float, *, claim: str, linger: float = 0.0, door: float = 60.0
 ) -> tuple[Record, Released]:
-    """Give the own lease back; the last one out closes the door in the same write and has to stop the
-    instance.
+    """Give the own lease back; the last one out closes the door in the same write and has to stop the instance.
 
     With `linger` the last one leaves a lease behind that expires so many seconds later, and stops nothing.
     """

@@ -71,8 +71,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One command for a job: its number, where its files go in S3, and whether it was found already
-    running."""
+    """One command for a job: its number, where its files go in S3, and whether it was found already running."""
 
     number: int
     prefix: str
@@ -95,8 +94,7 @@ class Watcher:
         """This instance is leased and ready; called before anything is sent to it."""
 
     def attempt(self, attempt: Attempt) -> AbstractContextManager[Mapping[str, str]]:
-        """Surround one command; what it yields is added to the command's environment. Left after the
-        release."""
+        """Surround one command; what it yields is added to the command's environment. Left after the release."""
         return nullcontext({})
 
     def sent(self, sent: Sent) -> None:
@@ -115,8 +113,7 @@ class Watcher:
 
 @dataclass(frozen=True)
 class Finished:
-    """A job that ended well. Seconds are measured here, except `billed_seconds`, which is this job's
-    share."""
+    """A job that ended well. Seconds are measured here, except `billed_seconds`, which is this job's share."""
 
     instance: Seen
     command_id: str
@@ -196,8 +193,7 @@ class InstanceRunner:
                     hold.release()
 
     def release_expired(self) -> dict[str, str]:
-        """Stop every instance of the pool that is up without a live lease; a sentence for each that was
-        touched.
+        """Stop every instance of the pool that is up without a live lease; a sentence for each that was touched.
 
         The same release as a job's own. Instances with the tag `lightly:keep` are left alone.
         """
@@ -256,8 +252,7 @@ class InstanceRunner:
         return released
 
     def stop(self, instance_id: str) -> None:
-        """Stop an instance now, whoever holds it: their jobs notice, and are sent again elsewhere or
-        later."""
+        """Stop an instance now, whoever holds it: their jobs notice, and are sent again elsewhere or later."""
         seen = self.instances.look(instance_id)
         self._reaper().reap(seen, evict=True)
 
@@ -365,8 +360,7 @@ class InstanceRunner:
         return bool(json.loads(stored).get("argv") == list(job.argv))
 
     def _attempt_of(self, job: Job, found: Found | None) -> Attempt:
-        """A number under which nothing is stored yet, as messages of an earlier command must not be read
-        again."""
+        """A number under which nothing is stored yet, as messages of an earlier command must not be read again."""
         if found is not None:
             label, _, number = found.comment.rpartition(" #")
             holder = next(name for name in (job.holder, *job.adopt) if _label(name) == label)
