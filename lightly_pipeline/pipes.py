@@ -45,6 +45,8 @@ _PARTITION_TAG = "dagster/partition"
 _DEFAULT_TIMEOUT = 12 * 3600
 # An observation is an event for good: progress is shown live, but not more often than this, in seconds.
 _OBSERVE_EVERY = 5.0
+# How long a run may take from its beginning to its step, downloading its video for one.
+_ON_ITS_WAY = timedelta(minutes=10)
 
 
 class PipesS3RunReader(dg.PipesMessageReader):
@@ -378,21 +380,19 @@ def _left_by(run: dg.DagsterRun, run_id: str) -> bool:
 def _more_is_coming(context: Context) -> bool:
     """Whether another run that materializes the same asset is queued or on its way.
 
-    Runs that have not changed for an hour are left out: a host that died leaves runs "started" for ever.
+    A queued run will come, however long it has waited. One that began a while ago holds or awaits an instance by now,
+    or is dead: a host that died leaves runs "started" for ever.
     """
     wanted = set(context.selected_asset_keys) if context.has_assets_def else set()
-    recent = context.instance.get_runs(
-        dg.RunsFilter(
-            statuses=[
-                dg.DagsterRunStatus.QUEUED,
-                dg.DagsterRunStatus.NOT_STARTED,
-                dg.DagsterRunStatus.STARTING,
-                dg.DagsterRunStatus.STARTED,
-            ],
-            updated_after=datetime.now(timezone.utc) - timedelta(hours=1),
-        ),
-        limit=100,
+    status = dg.DagsterRunStatus
+    begun = dg.RunsFilter(
+        statuses=[status.NOT_STARTED, status.STARTING, status.STARTED],
+        updated_after=datetime.now(timezone.utc) - _ON_ITS_WAY,
     )
+    recent = [
+        *context.instance.get_runs(dg.RunsFilter(statuses=[status.QUEUED]), limit=100),
+        *context.instance.get_runs(begun, limit=100),
+    ]
     for run in recent:
         if run.run_id == context.run.run_id:
             continue

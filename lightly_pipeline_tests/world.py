@@ -3,8 +3,9 @@
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import boto3
 import dagster as dg
@@ -22,6 +23,7 @@ class World:
     sandbox: Sandbox
     home: Path
     environment: dict[str, str]
+    clients: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, sandbox: Sandbox, home: Path, **environment: str) -> "World":
@@ -68,13 +70,16 @@ class World:
         return VideoBucket(self.client("s3"), self.sandbox.bucket)
 
     def client(self, service):
-        return boto3.client(
-            service,
-            endpoint_url=self.environment["AWS_ENDPOINT_URL"],
-            region_name="us-east-1",
-            aws_access_key_id="test",
-            aws_secret_access_key="test",
-        )
+        """A boto3 client, made once: that takes longer than most calls."""
+        if service not in self.clients:
+            self.clients[service] = boto3.client(
+                service,
+                endpoint_url=self.environment["AWS_ENDPOINT_URL"],
+                region_name="us-east-1",
+                aws_access_key_id="test",
+                aws_secret_access_key="test",
+            )
+        return self.clients[service]
 
     def instance_states(self):
         answer = self.client("ec2").describe_instances(InstanceIds=list(self.sandbox.instance_ids))

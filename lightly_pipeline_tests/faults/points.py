@@ -37,7 +37,7 @@ def standing_at(case: Case, point: str, *, lost: bool) -> Iterator[Stand]:
         with case.faults.hold(_CALLS[point]) as held:
             yield Stand(lambda: held.wait(120), lambda: held.let_go(drop=lost))
     elif point == "pending":
-        case.faults.delay_boot(2.5)
+        case.faults.delay_boot(4)
         yield Stand(lambda: case.until("it is pending", case.some("pending")), lambda: None)
     else:
         yield Stand(lambda: case.until("the job runs", lambda: case.ledger("begin")), lambda: None)

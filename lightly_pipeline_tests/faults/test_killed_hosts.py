@@ -35,6 +35,6 @@ def test_the_watchdog_stops_the_instance_when_all_of_dagster_was_killed(case, ru
     done = point in ("running", "releasing")
     if done:
         case.until("the job ends", lambda: case.ledger("end"))
-    case.until("the watchdog stops the instance", case.all_down, GRACE + INTERVAL + 10)
+    case.until("the watchdog stops the instance", case.all_down, GRACE + INTERVAL + 30)
     case.recover(case.runner["lease_seconds"])
     case.at_rest(work="once" if done else "none", begun=1 if done else 0)

@@ -1,0 +1,49 @@
+"""For which other runs an instance stays up: those that will come, not those that a dead host left behind."""
+
+from datetime import datetime, timedelta, timezone
+from types import SimpleNamespace
+
+import dagster as dg
+import pytest
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
+
+from lightly_pipeline import pipes
+from lightly_pipeline.definitions import build_defs
+
+
+@pytest.fixture
+def instance():
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+@pytest.fixture
+def more_is_coming(instance, monkeypatch):
+    def ask(status, *, minutes_ago):
+        job = build_defs().resolve_job_def("select_frames")
+        place = RegisteredCodeLocationOrigin("lightly_pipeline")
+        origin = RemoteJobOrigin(RemoteRepositoryOrigin(place, "__repository__"), job.name)
+        other = instance.create_run_for_job(job, status=dg.DagsterRunStatus.NOT_STARTED, remote_job_origin=origin)
+        instance.report_dagster_event(dg.DagsterEvent(status.value, job.name), other.run_id)
+        mine = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
+        later = datetime.now(timezone.utc) + timedelta(minutes=minutes_ago)
+        monkeypatch.setattr(pipes, "datetime", SimpleNamespace(now=lambda _: later))
+        context = SimpleNamespace(instance=instance, run=mine, run_id=mine.run_id, job_name=job.name)
+        context.has_assets_def = False
+        return pipes._more_is_coming(context)
+
+    return ask
+
+
+def test_a_run_that_has_been_queued_for_hours_is_still_coming(more_is_coming):
+    """A hundred videos in a queue: the last ones wait for hours, and each is worth a running instance."""
+    assert more_is_coming(dg.DagsterEventType.RUN_ENQUEUED, minutes_ago=600)
+
+
+def test_a_run_that_has_just_begun_is_coming(more_is_coming):
+    assert more_is_coming(dg.DagsterEventType.RUN_START, minutes_ago=1)
+
+
+def test_a_run_that_began_long_ago_has_its_instance_or_is_dead(more_is_coming):
+    """Its host was killed: for an hour every other run kept the instance up for it."""
+    assert not more_is_coming(dg.DagsterEventType.RUN_START, minutes_ago=30)
