@@ -67,7 +67,11 @@ def run(arguments: Sequence[str]) -> int:
     try:
         from lightly_pipeline.worker.arguments import parse_arguments
 
-        places = [argument for argument in arguments if "=" not in argument or argument.startswith(("s3://", "/"))]
+        places = [
+            argument
+            for argument in arguments
+            if "=" not in argument or argument.startswith(("s3://", "/", "./", "../"))
+        ]
         options = parse_arguments([argument for argument in arguments if argument not in places])
         if options.sanity_check:
             from lightly_pipeline.worker.sanity import sanity_check

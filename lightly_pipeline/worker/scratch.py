@@ -5,6 +5,7 @@ same job waits, then finds the result. A run that ends well leaves nothing; one 
 scans, so that the next one continues. What was left behind is bounded: the oldest jobs go first.
 """
 
+import errno
 import fcntl
 import hashlib
 import logging
@@ -56,6 +57,7 @@ class Scratch:
 @contextmanager
 def open_scratch(place: str, job: str, limit_in_bytes: int) -> Iterator[Scratch]:
     """The scratch folder of the job (any text that is the same for the same job), locked until the block ends."""
+    begun = False
     root = _root(place)
     folder = root / hashlib.sha256(job.encode()).hexdigest()[:20]
     try:
@@ -65,6 +67,7 @@ def open_scratch(place: str, job: str, limit_in_bytes: int) -> Iterator[Scratch]
             folder.mkdir(exist_ok=True)
             scratch = Scratch(folder)
             scratch.discard_output()
+            begun = True
             try:
                 yield scratch
             except BaseException:
@@ -74,6 +77,9 @@ def open_scratch(place: str, job: str, limit_in_bytes: int) -> Iterator[Scratch]
                 raise
             shutil.rmtree(folder, ignore_errors=True)
     except OSError as error:
+        # Of what the run does inside the block, a full disk alone is the scratch folder's affair.
+        if begun and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
         raise StorageError(
             f"The scratch folder {root} could not be used ({error.strerror or error}): free some space there, or "
             f"give another one with scratch=FOLDER."

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from lightly_pipeline.worker import scanning, select_frames
-from lightly_pipeline.worker.errors import Interrupted
+from lightly_pipeline.worker.errors import Interrupted, StorageError
 from lightly_pipeline.worker.progress import Progress
 from lightly_pipeline_tests.worker.spine.conftest import run_worker, tree_of, write_clip
 
@@ -125,3 +125,11 @@ def test_what_interrupted_runs_keep_is_bounded(clips, tmp_path, scratch):
         os.utime(left, (1000 + number, 1000 + number))
     select_frames(clips, tmp_path / "out", {"stopping_condition.n_samples": 1, "scratch_size_in_GB": 0.002})
     assert sorted(path.name for path in root.iterdir()) == ["left3", "left4"]
+
+
+def test_a_scratch_folder_that_cannot_be_used_is_one_sentence(clips, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    ended = run_worker(clips, tmp_path / "out", f"scratch={tmp_path / 'file'}")
+    assert ended.returncode == StorageError.exit_code
+    assert "scratch=FOLDER" in ended.stderr
+    assert "Traceback" not in ended.stderr

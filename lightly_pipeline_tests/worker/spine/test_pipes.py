@@ -39,18 +39,23 @@ def heard_through(place, read, clips, out):
     }
 
 
-@pytest.fixture
-def heard(clips, tmp_path):
-    file = tmp_path / "messages"
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    return tmp_path_factory.mktemp("heard") / "out"
+
+
+@pytest.fixture(scope="module")
+def heard(clips, out):
+    file = out.with_name("messages")
     file.touch()
-    return heard_through({"path": str(file)}, lambda: file.read_text().splitlines(), clips, tmp_path / "out")
+    return heard_through({"path": str(file)}, lambda: file.read_text().splitlines(), clips, out)
 
 
-def test_one_materialization_carries_counts_picture_and_data_version(heard, tmp_path):
+def test_one_materialization_carries_counts_picture_and_data_version(heard, out):
     ended, messages = heard
     assert ended.returncode == 0, ended.stderr
     [materialization] = messages["report_asset_materialization"]
-    manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+    manifest = json.loads((out / "manifest.json").read_text())
     metadata = {key: value["raw_value"] for key, value in materialization["metadata"].items()}
     assert len(materialization["data_version"]) == 64
     assert metadata["count/frames"] == manifest["counts"]["frames"] == 56
@@ -77,10 +82,10 @@ def test_checks_and_progress_and_log_lines_arrive(heard):
     assert any("Found 3 input videos" in line["message"] for line in messages["log"])
 
 
-def test_a_repeated_run_reports_the_result_that_is_there(heard, clips, tmp_path):
-    file = tmp_path / "again"
+def test_a_repeated_run_reports_the_result_that_is_there(heard, clips, out):
+    file = out.with_name("again")
     file.touch()
-    ended, messages = heard_through({"path": str(file)}, lambda: file.read_text().splitlines(), clips, tmp_path / "out")
+    ended, messages = heard_through({"path": str(file)}, lambda: file.read_text().splitlines(), clips, out)
     assert ended.returncode == 0
     first = heard[1]["report_asset_materialization"][0]
     [second] = messages["report_asset_materialization"]
