@@ -56,12 +56,22 @@ class Chunk:
     stream: queue.Queue[Packet | None] | None = None
     #: Decoder threads; more than one for the last chunks of a file, when cores would be idle.
     threads: int = 1
+    #: Set when the scan is given up: nothing more comes through `stream` then.
+    stop: threading.Event = field(default_factory=threading.Event)
 
     def __iter__(self) -> Iterator[Packet]:
         yield from self.packets
-        if self.stream is not None:
-            while (packet := self.stream.get()) is not None:
-                yield packet
+        if self.stream is None:
+            return
+        while not self.stop.is_set():
+            try:
+                packet = self.stream.get(timeout=0.1)
+            except queue.Empty:
+                continue
+            if packet is None:
+                return
+            yield packet
+        raise Stopped
 
 
 @dataclass
@@ -73,11 +83,11 @@ class Header:
     time_base: Fraction = Fraction(1, 1)
     fps: float = 0.0
     declared_frames: int | None = None
-    declared_seconds: float | None = None
+    #: Where the last picture must at least end, unless the file is truncated.
+    least_seconds: float | None = None
     prime: Packet | None = None
     problems: list[Problem] = field(default_factory=list)
     packets: int = 0
-    discarded: int = 0
     last_end: float = 0.0
 
 
@@ -173,7 +183,6 @@ def read_packets(container: av.container.InputContainer, stream: av.VideoStream,
                     continue
                 errors = 0
                 header.packets += 1
-                header.discarded += packet.is_discard
                 if packet.pts is not None:
                     header.last_end = max(header.last_end, float((packet.pts + (packet.duration or 0)) * base))
                 yield packet
@@ -200,21 +209,22 @@ def chunks(
     *,
     first_sequence: int,
     stop: threading.Event,
-    spare_threads: int = 1,
+    threads: int = 1,
+    is_last: bool = False,
 ) -> Iterator[Chunk]:
     """Cut one file into chunks, in order.
 
-    The number of threads of a chunk is chosen here: the last chunk of a file takes `spare_threads`, since
-    nothing else is left to keep the other cores busy.
+    The number of decoder threads of a chunk is chosen here: a group that is streamed takes all `threads`, and so
+    does the last chunk of the last file, since nothing else keeps the other cores busy meanwhile.
     """
     extradata = stream.codec_context.extradata
     codec = stream.codec_context.name
-    current = Chunk(0, first_sequence, 0)
+    current = Chunk(0, first_sequence, 0, stop=stop)
     octets = 0
     held: Chunk | None = None
 
     def following(packet: int) -> Chunk:
-        return Chunk(current.number + 1, current.sequence + 1, packet)
+        return Chunk(current.number + 1, current.sequence + 1, packet, stop=stop)
 
     for number, packet in enumerate(read_packets(container, stream, header)):
         if stop.is_set():
@@ -243,14 +253,14 @@ def chunks(
                 yield held
                 held = None
             current.stream = queue.Queue(maxsize=64)
-            current.threads = spare_threads
+            current.threads = threads
             yield current
     if current.stream is not None:
         _put(current.stream, None, stop)
     if held is not None:
         yield held
     if current.stream is None and current.packets:
-        current.threads = spare_threads
+        current.threads = threads if is_last else 1
         yield current
 
 

@@ -29,6 +29,16 @@ def timing_problems(frames: NDArray[np.void], header: Header) -> list[Problem]:
                 "truncated",
             )
         )
+    least = header.least_seconds
+    if least is not None and header.last_end < least and (frames["pts"] >= 0).all():
+        problems.append(
+            Problem(
+                None,
+                f"{name} is truncated: its pictures end after {header.last_end:.1f} s, where it declares to last "
+                f"longer than {least:.1f} s.",
+                "truncated",
+            )
+        )
     steps = np.diff(frames["seconds"])
     if len(steps) < 16 or np.any(frames["pts"] < 0) or np.any(steps <= 0):
         # Too short to know the pace, or a container (MPEG program stream) whose times are guesses.

@@ -90,10 +90,48 @@ class _File:
     number: int
     header: Header
     folder: Path
-    decoders: int = 0
+    store: EmbeddingStore
     expected_chunks: int | None = None
-    results: dict[int, ChunkResult] = field(default_factory=dict)
-    first_packets: dict[int, int] = field(default_factory=dict)
+    #: Chunks that came before an earlier one did.
+    early: dict[int, ChunkResult] = field(default_factory=dict)
+    chunks: int = 0
+    count: int = 0
+    tables: list[NDArray[np.void]] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    kept: dict[int, Path] = field(default_factory=dict)
+    groups: list[tuple[int, int]] = field(default_factory=list)
+    width: int = 0
+    height: int = 0
+
+    def add(self, result: ChunkResult) -> None:
+        """Take a chunk, in any order; what is complete from the start of the file is appended to the rest."""
+        self.early[result.number] = result
+        while (following := self.early.pop(self.chunks, None)) is not None:
+            self._append(following)
+            self.chunks += 1
+
+    def _append(self, result: ChunkResult) -> None:
+        first = self.count
+        result.frames["index"] += first
+        self.tables.append(result.frames)
+        self.store.append(result.embeddings)
+        for problem in result.problems:
+            index = None if problem.frame_index is None else problem.frame_index + first
+            self.problems.append(Problem(index, problem.reason, problem.kind))
+        for index, target in result.kept.items():
+            if result.frames["ok"][index]:
+                self.kept[index + first] = target
+            else:
+                target.unlink(missing_ok=True)
+        self.groups += [(packet, frame + first) for packet, frame in result.groups]
+        if not self.width:
+            self.width, self.height = result.width, result.height
+        self.count += len(result.frames)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all of the file has come."""
+        return self.expected_chunks is not None and self.chunks == self.expected_chunks
 
 
 @dataclass
@@ -136,7 +174,7 @@ class _Scan:
             self._start(self._work, f"scan-{number}")
         waiting: dict[int, _File] = {}
         for number, path in enumerate(self._paths):
-            while not (number in waiting and _complete(waiting[number])):
+            while not (number in waiting and waiting[number].complete):
                 event = self._events.get()
                 if isinstance(event, _Failure):
                     raise event.error
@@ -146,7 +184,7 @@ class _Scan:
                     waiting[event.number] = event
                 else:
                     file, result = event
-                    file.results[result.number] = result
+                    file.add(result)
                     self._unfetched.release()
             yield _assemble(waiting.pop(number), path, self._settings, self._embedder)
 
@@ -177,8 +215,10 @@ class _Scan:
         sequence = 0
         for number, path in enumerate(self._paths):
             folder = Path(tempfile.mkdtemp(prefix="scan-", dir=self._scratch))
-            file = _File(number, Header(path), folder)
+            store = EmbeddingStore(folder / "embeddings.float32", self._embedder.dimensions)
+            file = _File(number, Header(path), folder, store)
             count = 0
+            chunk: Chunk | None = None
             try:
                 with open_container(path) as container:
                     stream = _describe(container, file.header)
@@ -191,13 +231,16 @@ class _Scan:
                             file.header,
                             first_sequence=sequence,
                             stop=self._stop,
-                            spare_threads=self._threads if last else 1,
+                            threads=self._threads,
+                            is_last=last,
                         ):
                             count += 1
                             self._acquire()
                             self._put(_Task(file, chunk, before))
                             before = chunk.packets
             except (av.FFmpegError, OSError, ValueError) as error:
+                if chunk is not None and chunk.stream is not None:
+                    self._end(chunk.stream)
                 file.header.problems.append(
                     Problem(None, f"{path.name} does not open as a video: {reason_of(error)}.", "unreadable")
                 )
@@ -206,6 +249,16 @@ class _Scan:
             self._events.put(file)
         for _ in range(self._threads):
             self._put(None)
+
+    def _end(self, stream: queue.Queue[Packet | None]) -> None:
+        """Tell the thread that decodes a streamed chunk that its file ended early."""
+        while not self._stop.is_set():
+            try:
+                stream.put(None, timeout=0.1)
+            except queue.Full:
+                continue
+            return
+        raise Stopped
 
     def _acquire(self) -> None:
         while not self._unfetched.acquire(timeout=0.1):
@@ -306,13 +359,12 @@ def _describe(container: av.container.InputContainer, header: Header) -> av.Vide
     header.time_base = stream.time_base or header.time_base
     header.fps = float(stream.average_rate or 0)
     header.declared_frames = stream.frames or None
-    if stream.duration is not None:
-        header.declared_seconds = float((stream.duration + (stream.start_time or 0)) * header.time_base)
+    if "matroska" in container.format.name and container.duration:
+        # No count of frames in Matroska and WebM, but the length of the whole; another stream may be the longer.
+        declared = container.duration / av.time_base
+        slack = 0.02 if len(container.streams) == 1 else 0.1
+        header.least_seconds = declared - max(0.5, slack * declared)
     return stream
-
-
-def _complete(file: _File) -> bool:
-    return file.expected_chunks is not None and len(file.results) == file.expected_chunks
 
 
 @dataclass(frozen=True)
@@ -328,46 +380,27 @@ class VideoSource:
 
 def _assemble(file: _File, path: Path, settings: ScanSettings, embedder: EmbedderIdentity) -> VideoScan:
     header = file.header
-    results = [file.results[number] for number in sorted(file.results)]
-    tables, problems, kept = [], [], {}
-    groups: list[tuple[int, int]] = []
-    store = EmbeddingStore(file.folder / "embeddings.float32", embedder.dimensions)
-    count = 0
-    for result in results:
-        result.frames["index"] += count
-        tables.append(result.frames)
-        store.append(result.embeddings)
-        problems += [
-            Problem(None if item.frame_index is None else item.frame_index + count, item.reason, item.kind)
-            for item in result.problems
-        ]
-        kept.update({index + count: target for index, target in result.kept.items()})
-        groups += [(packet, frame + count) for packet, frame in result.groups]
-        count += len(result.frames)
-    frames = np.concatenate(tables) if tables else np.zeros(0, FRAME_DTYPE)
+    frames = np.concatenate(file.tables) if file.tables else np.zeros(0, FRAME_DTYPE)
+    problems, count = file.problems, file.count
     if not count and not any(item.kind == "unreadable" for item in header.problems):
         header.problems.append(
             Problem(None, f"{path.name} has a video stream, but not one picture of it decodes.", "unreadable")
         )
     if count and settings.check_corruptness:
         problems += timing_problems(frames, header)
-    sizes = [(result.width, result.height) for result in results if result.width]
-    width, height = sizes[0] if sizes else (0, 0)
-    for index in [index for index in kept if not frames["ok"][index]]:
-        kept.pop(index).unlink(missing_ok=True)
     return VideoScan(
         path=path,
         frames=frames,
-        embeddings=store.finish(),
+        embeddings=file.store.finish(),
         problems=header.problems + problems,
         embedder=embedder,
-        width=width,
-        height=height,
+        width=file.width,
+        height=file.height,
         fps=header.fps,
         declared_frames=header.declared_frames,
         codec=header.codec,
         settings=settings,
         scratch=file.folder,
-        candidates=kept,
-        source=VideoSource(np.array(groups, np.int64).reshape(-1, 2), header.prime),
+        candidates=file.kept,
+        source=VideoSource(np.array(file.groups, np.int64).reshape(-1, 2), header.prime),
     )

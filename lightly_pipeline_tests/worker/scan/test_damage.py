@@ -143,6 +143,19 @@ def test_a_truncated_video_is_used_as_far_as_it_goes(tmp_path):
     assert write_frames(scan, [index], lambda index: tmp_path / "last.png")[0].path.exists()
 
 
+def test_a_truncated_webm_is_said_to_be_truncated(tmp_path):
+    """Matroska ends without a word when it is cut off."""
+    whole = render(tmp_path / "a.webm", 100, codec="libvpx", options={"deadline": "realtime", "cpu-used": "8"})
+    assert scan_video(whole, scratch=tmp_path, settings=EXACT).problems == []
+    data = whole.read_bytes()
+    cut = tmp_path / "cut.webm"
+    cut.write_bytes(data[: len(data) // 2])
+    scan = scan_video(cut, scratch=tmp_path, settings=EXACT)
+    check(scan)
+    assert 10 < len(scan.frames) < 90
+    assert "truncated" in {problem.kind for problem in scan.problems}
+
+
 def test_damaged_packets_are_found_and_what_is_predicted_from_them(tmp_path):
     """Frames that differ from the clean decode are called corrupt; those of untouched groups never are."""
     clean_path = render(tmp_path / "a.mp4", 150, width=320, height=192, options={"g": "30", "bf": "2"})

@@ -174,8 +174,11 @@ def test_progress_adds_up_to_the_frames(tmp_path):
     assert sum(seen) == 100
 
 
-def test_giving_up_in_the_middle_stops_all_threads(tmp_path):
-    """Ctrl-C must not wait for the rest of a long video."""
+@pytest.mark.parametrize("group", [50, 5000])
+def test_giving_up_in_the_middle_stops_all_threads(tmp_path, group):
+    """Ctrl-C must not wait for the rest of a long video, nor for a group too long to be collected."""
+    options = {"g": str(group), "sc_threshold": "0"}
+    path = render(tmp_path / "a.mp4", 1500, width=64, height=48, options=options)
     code = f"""
 import sys, threading, time
 from pathlib import Path
@@ -185,7 +188,7 @@ def interrupt(frames):
     global begin
     begin = time.monotonic()
     raise KeyboardInterrupt
-path = Path({str(render(tmp_path / "a.mp4", 900, options={"g": "50"}))!r})
+path = Path({str(path)!r})
 try:
     list(scan_videos([path] * 40, scratch=Path({str(tmp_path)!r}), settings=ScanSettings(), on_progress=interrupt))
 except KeyboardInterrupt:
