@@ -32,7 +32,7 @@ from lightly_pipeline.worker.select.distance import blas_error
 from lightly_pipeline.worker.select.selection import Floats, Watch
 
 _ROUND = 256  # centres in a round at most
-_ROWS, _COLUMNS = 1024, 512  # a block of a matrix product: 2 MB
+_ROWS, _COLUMNS = 256, 2048  # a block of a matrix product: 2 MB
 _SAMPLE = 2048
 _FIRST_TEST = 64
 # Seconds that the pruned search takes per row that the triangle inequality does not exclude, and per centre.
@@ -46,7 +46,7 @@ def _settle(
     points: Floats,
     rows: Ints,
     centres: Floats,
-    begin: int,
+    columns: Ints,
     products: Floats,
     norms: Floats,
     centre_norms: Floats,
@@ -54,17 +54,17 @@ def _settle(
     d2: Floats,
     owner: Ints,
 ) -> None:
-    """Lower `d2` of `rows` to the centres begin …, whose dot products with them are given."""
+    """Lower `d2` of `rows` to the centres `columns`, whose dot products with them are given."""
     for i in range(len(rows)):
         row = rows[i]
         best = d2[row]
         limit = (best + margin - norms[row]) * np.float32(0.5)
         for j in range(products.shape[1]):
-            if products[i, j] > centre_norms[j] - limit:
-                exact = squared_distance(points, row, centres, begin + j)
+            if products[i, j] > centre_norms[columns[j]] - limit:
+                exact = squared_distance(points, row, centres, columns[j])
                 if exact < best:
                     best = exact
-                    owner[row] = begin + j
+                    owner[row] = columns[j]
                     limit = (best + margin - norms[row]) * np.float32(0.5)
         d2[row] = best
 
@@ -185,15 +185,29 @@ class Rounds:
             for i in range(0, len(group), _ROWS):
                 part = group[i : i + _ROWS]
                 vectors = self.points[part]
-                for begin in range(since, now, _COLUMNS):
-                    end = min(begin + _COLUMNS, now)
+                wanted = self._in_reach(part, vectors, since, now)
+                for begin in range(0, len(wanted), _COLUMNS):
+                    columns = wanted[begin : begin + _COLUMNS]
                     _settle(
-                        self.points, part, self.centres, begin, vectors @ self.centres[begin:end].T, self.norms,
-                        self.centre_norms[begin:end], self.margin, self.d2, self.owner,
+                        self.points, part, self.centres, columns, vectors @ self.centres[columns].T, self.norms,
+                        self.centre_norms, self.margin, self.d2, self.owner,
                     )  # fmt: skip
-                if watch is not None and i % (64 * _ROWS) == 0:
+                if watch is not None and i % (256 * _ROWS) == 0:
                     watch.beat(0, 0)
         self.met[rows] = now
+
+    def _in_reach(self, rows: Ints, vectors: Floats, since: int, now: int) -> Ints:
+        """The centres since … now - 1 that may be nearer to one of `rows` than what it has; frames in time share them.
+
+        By the triangle inequality over the mean of the rows.
+        """
+        mean = vectors.mean(axis=0)
+        spread = float(np.einsum("ij,ij->i", vectors - mean, vectors - mean).max()) ** 0.5
+        reach = (spread + float(self.d2[rows].max()) ** 0.5) * 1.0001
+        if not reach < 4:
+            return np.arange(since, now)
+        apart = 2 * self.centre_norms[since:now] - 2 * (self.centres[since:now] @ mean)
+        return since + np.flatnonzero(apart < reach * reach - float(mean @ mean) + 2 * self.margin)
 
     def run(
         self, picks: Ints, squared: Floats, budget: int, min_distance: float, watch: Watch, *, prune: bool = True
