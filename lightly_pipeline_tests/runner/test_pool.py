@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from lightly_pipeline.runner import Finished, InstanceRunner, Job, LeaseSettings, Price, RunnerSettings, Watcher
+from lightly_pipeline.runner import record as transitions
 from lightly_pipeline.runner.errors import ConfigurationError, PermanentError
 from lightly_pipeline.runner.interrupts import InterruptGate
 from lightly_pipeline.runner.record import Lease, Meter, Record, UnreadableRecord
@@ -222,3 +223,77 @@ def test_bucket_is_where_messages_and_records_go() -> None:
     cloud = VirtualCloud()
     cloud.runner().run(_job("a"))
     assert {arguments["Bucket"] for _, name, arguments in cloud.calls if name == "PutObject"} == {BUCKET}
+
+
+def _go_on_until(process: VirtualProcess, cloud: VirtualCloud, operation: str) -> None:
+    """Let one process work, and time pass for it, until it is about to make a call."""
+    for _ in range(2000):
+        if process.waits_for == operation:
+            return
+        assert process.waits_for is not None, f"it ended before {operation}: {process.error!r}"
+        if process.can_move:
+            process.move()
+        else:
+            cloud.pass_time(process.wakes_at - cloud.now)
+    raise AssertionError(f"it never came to {operation}")
+
+
+def test_nobody_gets_an_instance_that_is_just_being_stopped_and_a_dead_stopper_blocks_for_a_minute() -> None:
+    cloud = VirtualCloud()
+    stopper = VirtualProcess(cloud, RunnerSettings(), lambda runner: runner.run(_job("first")))
+    _go_on_until(stopper, cloud, "StopInstances")
+    closed_at = cloud.now
+    second = VirtualProcess(cloud, RunnerSettings(), lambda runner: runner.run(_job("second")))
+    while cloud.now < closed_at + 50:
+        if second.can_move:
+            second.move()
+        else:
+            cloud.pass_time(second.wakes_at - cloud.now)
+        assert "second/step/0" not in cloud.runner().store.read(FIRST).leases
+    stopper.kill()
+    run_together([second], cloud)
+    assert second.error is None
+    assert closed_at + 60 <= next(command.sent for command in cloud.commands.values() if "second" in command.comment)
+
+
+def test_a_stopper_that_slept_through_its_own_door_does_not_stop_the_next_holders_instance() -> None:
+    cloud = VirtualCloud()
+    cloud.fail("StopInstances", "IncorrectInstanceState", times=2)
+    stopper = VirtualProcess(cloud, RunnerSettings(), lambda runner: runner.run(_job("first")))
+    _go_on_until(stopper, cloud, "StopInstances")
+    for _ in range(50):
+        if stopper.waits_for == "sleep":
+            break
+        stopper.move()
+    assert stopper.waits_for == "sleep"
+    cloud.pass_time(100)
+    cloud.job_seconds = 1000
+    second = VirtualProcess(cloud, RunnerSettings(), lambda runner: runner.run(_job("second")))
+    _go_on_until(second, cloud, "GetCommandInvocation")
+    run_together([stopper], cloud)
+    assert cloud.machines[FIRST].state == "running"
+    assert stopper.error is None
+    run_together([second], cloud)
+    assert second.result.attempts == 1
+    assert cloud.machines[FIRST].state == "stopping"
+
+
+def test_a_closed_door_refuses_everybody_until_its_time_is_over_or_its_claim_is_cleared() -> None:
+    record, _ = transitions.acquire(Record(), "a", 0.0, ttl=100, max_jobs=2)
+    record, released = transitions.release(record, "a", 10.0, claim="stopper")
+    assert released.must_stop
+    for ask in (
+        lambda: transitions.acquire(record, "b", 69.0, ttl=100, max_jobs=2),
+        lambda: transitions.wait(record, "b", 69.0, ttl=100),
+        lambda: transitions.renew(record, "a", 69.0, ttl=100),
+    ):
+        unchanged, refusal = ask()
+        assert refusal is not None
+        assert refusal.reason == "closing"
+        assert unchanged == record
+    taken, refusal = transitions.acquire(record, "b", 70.0, ttl=100, max_jobs=2)
+    assert refusal is None
+    assert transitions.keep_door(taken, "stopper", 71.0) == (taken, False)
+    assert transitions.open_door(taken, "stopper", 71.0) == taken
+    opened = transitions.open_door(record, "stopper", 20.0)
+    assert transitions.acquire(opened, "b", 20.0, ttl=100, max_jobs=2)[1] is None
