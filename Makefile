@@ -39,6 +39,7 @@ $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "No Python from 3.10 to 3.13 was found: install one, or name it: make PYTHON=/path/to/python3.12" >&2; exit 1; }
 	"$(PYTHON)" -m venv .venv || { echo "Python's venv module does not work: on Debian and Ubuntu, apt install python3-venv." >&2; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[worker,onnx,sandbox,dev]' -c constraints.txt
+	@$(BIN)/python -m compileall -q lightly_pipeline
 	@touch $@
 
 clean:

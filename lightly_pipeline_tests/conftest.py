@@ -1,12 +1,17 @@
 """What every test stands on: no test can reach real AWS or the real Pexels."""
 
 import os
+import signal
 
 import pytest
 
 # Before NumPy is imported, and for every process that a test starts: OpenBLAS's threads wait by spinning, so that two
 # processes on two busy cores stand still for minutes over small products.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell's background jobs ignore Ctrl-C, and so would every process that a test starts and interrupts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = ["lightly_pipeline_tests.sandbox_fixtures"]
 

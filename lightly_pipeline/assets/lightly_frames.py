@@ -12,13 +12,14 @@ from typing import Any
 import dagster as dg
 
 from lightly_pipeline.assets.failures import failures
+from lightly_pipeline.assets.pexels_video import credit
 from lightly_pipeline.assets.s3_video_object import INPUT_VERSION, require_videos, s3_video_object
 from lightly_pipeline.assets.selection import SelectionConfig
 from lightly_pipeline.pipes import PipesSSMClient
 from lightly_pipeline.resources.runner import RunnerResource
 from lightly_pipeline.resources.s3 import BucketResource
 from lightly_pipeline.settings import RUN_SCRIPT
-from lightly_pipeline.storage import VideoBucket
+from lightly_pipeline.storage import VideoBucket, VideoFolder
 from lightly_pipeline.videos import DATAPOOL_PREFIX, input_prefix, manifest_key, output_prefix, videos
 
 # What the worker reports by itself, and what is checked from outside.
@@ -63,11 +64,21 @@ def lightly_frames(
         data_version=reported.data_version,
         metadata={
             **(reported.metadata or {}),
+            **_origin(bucket, folder),
             "dagster/uri": bucket.uri(output_prefix(key)),
             INPUT_VERSION: folder.version,
         },
         check_results=[*(reported.check_results or []), agreement],
     )
+
+
+def _origin(bucket: VideoBucket, folder: VideoFolder) -> dict[str, dg.MetadataValue]:
+    """Whom the frames are owed to, where the video's uploader left it."""
+    video = bucket.find(folder.files[0].key)
+    told = video.metadata if video is not None else {}
+    if not {"source", "creator", "creator-url"} <= told.keys():
+        return {}
+    return {"attribution": credit(told["creator"], told["creator-url"], told["source"])}
 
 
 def _compare_with_bucket(bucket: VideoBucket, key: str) -> dg.AssetCheckResult:

@@ -4,6 +4,8 @@ Which video it is follows from the partition key alone, so that a partition can 
 concepts: asset, data version, asset check.
 """
 
+import re
+
 import dagster as dg
 
 from lightly_pipeline.assets.failures import failures
@@ -20,6 +22,12 @@ def attribution(video: CachedVideo) -> dict[str, str]:
         "creator-url": video.creator_url,
         "licence": video.licence,
     }
+
+
+def credit(creator: str, creator_url: str, page_url: str) -> dg.MarkdownMetadataValue:
+    """The line that Pexels asks for, with links; the names are somebody's text and are no markup."""
+    name = re.sub(r"([\\`*_{}\[\]<>()#+.!|-])", r"\\\1", creator)
+    return dg.MetadataValue.md(f"Video by [{name}](<{creator_url}>) on [Pexels](<{page_url}>)")
 
 
 @dg.asset(
@@ -46,9 +54,7 @@ def pexels_video(context: dg.AssetExecutionContext, pexels: PexelsResource) -> d
     return dg.MaterializeResult(
         data_version=dg.DataVersion(video.sha256),
         metadata={
-            "attribution": dg.MetadataValue.md(
-                f"Video by [{video.creator}]({video.creator_url}) on [Pexels]({video.page_url})"
-            ),
+            "attribution": credit(video.creator, video.creator_url, video.page_url),
             "page": dg.MetadataValue.url(video.page_url),
             "path": dg.MetadataValue.path(video.path),
             "bytes": video.bytes,

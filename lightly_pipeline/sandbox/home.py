@@ -6,6 +6,9 @@ _DAGSTER_YAML = """\
 # Made by `lightly-pipeline sandbox`; yours to change. Delete it to have it made again.
 telemetry:
   enabled: false
+nux:
+  # No sign-up window over the first page.
+  enabled: false
 concurrency:
   pools:
     # The pool `ec2` holds the selections that may wait for or use instances at the same time. Pools hold across
