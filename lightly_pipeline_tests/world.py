@@ -1,6 +1,7 @@
 """A world to run commands in, as a user does: an open sandbox, a DAGSTER_HOME, and a shell."""
 
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -14,6 +15,10 @@ from lightly_pipeline.sandbox import Sandbox
 from lightly_pipeline.storage import VideoBucket
 
 BIN = Path(sys.executable).parent
+
+
+def _hear_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @dataclass
@@ -58,6 +63,8 @@ class World:
             [str(BIN / command[0]), *command[1:]],
             text=True,
             start_new_session=True,
+            # Whoever runs the tests in the background has them ignore Ctrl-C, and children inherit that.
+            preexec_fn=_hear_interrupts,
             cwd=self.home.parent,
             **{"env": self.environment, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, **options},
         )

@@ -181,10 +181,11 @@ def _leave_nothing(case: Case) -> None:
         process.kill()
     run = case.run()
     if run is not None and not run.is_finished:
-        # As Dagster's monitor does after `dagster/max_runtime`. Until then the run counts as one that wants an
-        # instance, and others linger for it.
+        # As Dagster's monitor does after `dagster/max_runtime`. Until then the run keeps its slot in the pool, and for
+        # some minutes others linger for it.
         with case.world.instance() as instance:
             instance.report_run_failed(run)
+            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
     if case.all_down() and not any(record.leases for record in case.records().values()):
         return
     runner = InstanceRunner.open(
