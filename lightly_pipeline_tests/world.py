@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -95,3 +96,11 @@ class World:
             for reservation in answer["Reservations"]
             for machine in reservation["Instances"]
         }
+
+    def settled_states(self):
+        """The states of the instances once none is on its way from one to another: a run ends with the stop accepted."""
+        deadline = time.monotonic() + 30
+        while not set((states := self.instance_states()).values()) <= {"running", "stopped"}:
+            assert time.monotonic() < deadline, states
+            time.sleep(0.1)
+        return states

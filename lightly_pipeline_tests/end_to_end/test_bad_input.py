@@ -33,7 +33,7 @@ def failed(world, monkeypatch):
             )
             failures = [event.step_failure_data for event in result.all_events if event.is_step_failure]
         assert not result.success
-        assert set(world.instance_states().values()) == {"stopped"}
+        assert set(world.settled_states().values()) == {"stopped"}
         assert failures[0].user_failure_data is not None, failures[0].error.to_string()
         return failures[0].user_failure_data.description
 

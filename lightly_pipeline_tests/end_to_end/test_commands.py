@@ -29,7 +29,7 @@ def test_materializing_an_unregistered_video_twice_uploads_it_once(world, keys):
     made = manifest(world, key)
     [video] = list(world.bucket.list(f"input_dir/{key}/"))
     assert 0 < made["counts"]["selected"] <= 0.1 * made["counts"]["frames"] + 1
-    assert set(world.instance_states().values()) == {"stopped"}
+    assert set(world.settled_states().values()) == {"stopped"}
 
     second = succeeded(materialize(world, key))
     assert "nothing uploaded" in second
@@ -98,7 +98,7 @@ def test_two_partitions_at_once_do_not_disturb_each_other(world, keys):
         assert process.returncode == 0, output[-8000:]
     for key in keys[3:5]:
         assert manifest(world, key)["counts"]["selected"] > 0
-    assert set(world.instance_states().values()) == {"stopped"}
+    assert set(world.settled_states().values()) == {"stopped"}
 
 
 @pytest.mark.parametrize("count", [2])

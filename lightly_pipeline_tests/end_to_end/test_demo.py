@@ -145,7 +145,7 @@ def test_a_second_shell_joins_the_sandbox_that_is_open_and_leaves_it_open(here):
         assert serving.wait(timeout=30) == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
 def test_an_interrupted_demo_leaves_no_process_and_a_stopped_instance(here, number):
     """Ctrl-C in the terminal that runs `make demo`, in the middle of the selection."""
     with start(here, "demo") as demo:

@@ -161,7 +161,7 @@ def cells(*quick):
     return [pytest.param(point, id=point, marks=() if point in quick else pytest.mark.long) for point in POINTS]
 
 
-@pytest.mark.parametrize("point", cells("running"))
+@pytest.mark.parametrize("point", cells())
 def test_terminate_in_the_ui_leaves_no_instance_running(case, dev, point):
     with standing_at(case, point, lost=point != "releasing") as stand:
         run_id = dev.launch(case)

@@ -258,6 +258,7 @@ def test_any_truncation_gives_frames_or_a_reason(tmp_path, clips, number):
         scan.close()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", range(5))
 def test_any_damage_gives_frames_or_a_reason(tmp_path, clips, number):
     before = psutil.Process().memory_info().rss
