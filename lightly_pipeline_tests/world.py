@@ -98,7 +98,7 @@ class World:
         }
 
     def settled_states(self):
-        """The states of the instances once none is on its way from one to another: a run ends with the stop accepted."""
+        """The instances' states once none is on its way to another: a run ends when its stop is accepted."""
         deadline = time.monotonic() + 30
         while not set((states := self.instance_states()).values()) <= {"running", "stopped"}:
             assert time.monotonic() < deadline, states
