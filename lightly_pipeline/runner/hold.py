@@ -275,7 +275,8 @@ class Hold:
             self._tell(f"Starting instance {seen.id} ({seen.type or 'type unknown'}, {seen.state}).")
         running = self.instances.start(seen.id, self.tick)
         self.seen = running
-        self.starts += running.launched != seen.launched
+        # LaunchTime has whole seconds: two starts within one second look alike, a state left behind does not.
+        self.starts += running.launched != seen.launched or seen.state in {"stopped", "stopping"}
         if running.launched is not None:
             launched = running.launched
             self.store.update(seen.id, lambda record, now: (lease_record.started(record, now, launched), None))
