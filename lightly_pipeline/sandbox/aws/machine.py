@@ -122,7 +122,6 @@ class Machine:
             "TMPDIR": str(self.folder / "tmp"),
             "XDG_CACHE_HOME": str(self.folder / "cache"),
             "MPLCONFIGDIR": str(self.folder / "cache" / "matplotlib"),
-            "NUMBA_CACHE_DIR": str(self.folder / "cache" / "numba"),
             "LIGHTLY_BUSY_LOCK": str(self.folder / "run" / "lightly.busy"),
             "LIGHTLY_WATCHDOG_STATE": str(self.folder / "run" / "lightly.watchdog"),
             "LIGHTLY_IDLE_GRACE_SECONDS": str(round(self.cloud.timings.idle_grace)),

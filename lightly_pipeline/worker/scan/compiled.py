@@ -1,8 +1,9 @@
 """Loading the compiled kernels without importing their compiler.
 
 Importing numba takes longer than decoding a short clip. So the kernels (in `kernels.py`) are compiled once
-per machine and version to machine code, kept in the user's cache folder, and afterwards loaded by llvmlite
-alone, which takes some milliseconds. Calls go through ctypes, which releases the GIL.
+per installation and kind of processor to machine code, kept beside Python's own compiled files (or, where that
+folder is not ours to write, in the user's cache), and afterwards loaded by llvmlite alone, which takes some
+milliseconds. Calls go through ctypes, which releases the GIL.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
+from importlib.util import cache_from_source
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +45,8 @@ class Kernels:
 
 
 def cache_folders() -> list[Path]:
-    """Where machine code may be kept, best first: the user's cache, then a private folder in temp."""
-    folders = []
+    """Where machine code may be kept, best first: `__pycache__`, the user's cache, a private folder in temp."""
+    folders = [Path(cache_from_source(str(_SOURCE))).parent]
     base = os.environ.get("XDG_CACHE_HOME") or (
         os.path.join(os.environ["HOME"], ".cache") if os.environ.get("HOME") else ""
     )
@@ -73,7 +75,7 @@ def _is_private(folder: Path) -> bool:
     if not hasattr(os, "getuid"):
         return True
     status = folder.stat()
-    return status.st_uid == os.getuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return status.st_uid in (os.getuid(), 0) and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def _read(file: Path) -> Machine | None:
