@@ -13,6 +13,9 @@ from lightly_pipeline.pexels.errors import NotAVideo
 # Formats that hold their frames themselves. A playlist or script that is named .mp4 would have libav open other files
 # and addresses.
 _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,asf,flv,ogg,h264,hevc"
+ONLY_THIS_FILE = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
+"""libav's options to open a file that somebody else named."""
+
 # A damaged beginning is no reason to reject a video whose next pictures can be decoded.
 _PACKETS = 500
 
@@ -51,8 +54,7 @@ def probe(path: Path, *, name: str | None = None) -> VideoProbe:
 
 
 def _probe(path: Path) -> VideoProbe:
-    options = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
-    with av.open(str(path), metadata_errors="ignore", options=options) as container:
+    with av.open(str(path), metadata_errors="ignore", options=ONLY_THIS_FILE) as container:
         if not container.streams.video:
             raise ValueError("it has no video stream")
         stream = container.streams.video[0]

@@ -212,7 +212,31 @@ def test_a_folder_is_offered_with_subfolders_and_unreadable_files_but_nothing_el
     }
     assert len(first) == 4
     (folder / "another.mp4").write_bytes(clip.files[1].read_bytes())
-    assert set(first) < set(offered()), "ids do not depend on what else is in the folder"
+    again = offered()
+    assert set(first) < set(again), "ids do not depend on what else is in the folder"
+    (folder / "another.mp4").write_bytes(clip.files[0].read_bytes())
+    assert len(set(again) - set(offered())) == 1, "another video under the same name has another id"
+
+
+def test_a_title_in_an_unknown_encoding_and_a_playlist_spoil_no_listing(tmp_path: Path):
+    (clip,) = rendered("return")
+    with av.open(str(tmp_path / "plain.mp4"), "w") as titled, av.open(str(clip.files[1])) as source:
+        titled.metadata["title"] = "caf_"
+        stream = titled.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                titled.mux(packet)
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    (folder / "latin.mp4").write_bytes((tmp_path / "plain.mp4").read_bytes().replace(b"caf_", b"caf\xe9"))
+    (folder / "list.mp4").write_text(f"ffconcat version 1.0\nfile '{clip.files[0]}'\n")
+    with PexelsStandIn(folder, cache=tmp_path / "cache") as standin:
+        sizes = {video["url"].rsplit("/", 2)[1]: video["width"] for video in get(standin, "popular")["videos"]}
+    assert {name.partition("-")[0]: width for name, width in sizes.items()} == {
+        "latin": clip.width // 4 * 2,
+        "list": 1280,
+    }
 
 
 def test_an_empty_folder_a_missing_one_and_a_taken_port_are_told_in_a_sentence(tmp_path: Path):

@@ -1,12 +1,15 @@
 """What the stand-in offers: the videos of a folder, or the sandbox's own footage.
 
-Ids, order and titles depend on the videos' names alone, so that they are the same in every run. A folder's
-files are offered as they are, unreadable ones included (what becomes of those is what a user wants to see),
-and under a name that ends in `.mp4`, as on Pexels; readers of video go by the content.
+Ids, order and titles depend on the videos' names and content alone, so that they are the same in every run; as on
+Pexels, an id never comes to mean another video. A folder's files are offered as they are, unreadable ones included
+(what becomes of those is what a user wants to see), and under a name that ends in `.mp4`, as on Pexels; readers of
+video go by the content.
 """
 
+import contextlib
 import functools
 import hashlib
+import os
 import re
 import threading
 from collections.abc import Iterator
@@ -17,14 +20,18 @@ from pathlib import Path
 import av
 import av.error
 
+from lightly_pipeline.pexels.probe import ONLY_THIS_FILE
 from lightly_pipeline.sandbox import footage
 
 VIDEO_SUFFIXES = frozenset(
     (
-        *(".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".ogv", ".webm", ".wmv"),
+        *(".avi", ".flv", ".hevc", ".m4v", ".mkv", ".mov", ".mp4", ".ogv", ".webm", ".wmv"),
         *(".3gp", ".m2ts", ".mpeg", ".mpg", ".mts", ".ts", ".vob"),
     )
 )
+
+
+_SAMPLE = 64 * 1024
 
 
 class NoVideos(ValueError):
@@ -84,7 +91,7 @@ class Library:
             )
         ids: dict[int, Path | footage.Clip] = {}
         for path in paths:
-            ids[_free_id(path.relative_to(folder).as_posix(), ids)] = path
+            ids[_free_id(f"{path.relative_to(folder).as_posix()}\0{_fingerprint(path)}", ids)] = path
         return cls(ids, footage_folder)
 
     @classmethod
@@ -124,10 +131,22 @@ class Library:
         return clip.files[rendition]
 
 
-def _free_id(name: str, taken: dict[int, Path | footage.Clip]) -> int:
+def _fingerprint(path: Path) -> str:
+    """What tells a file from another of the same name without reading all of it: its size, beginning and end."""
+    digest = hashlib.sha256()
+    with contextlib.suppress(OSError), path.open("rb") as file:  # one that cannot be read is offered all the same
+        size = file.seek(0, os.SEEK_END)
+        digest.update(str(size).encode())
+        for begin in (0, max(size - _SAMPLE, 0)):
+            file.seek(begin)
+            digest.update(file.read(_SAMPLE))
+    return digest.hexdigest()
+
+
+def _free_id(identity: str, taken: dict[int, Path | footage.Clip]) -> int:
     attempt = 0
     while True:
-        digest = hashlib.sha256(f"{name}\0{attempt}".encode()).digest()
+        digest = hashlib.sha256(f"{identity}\0{attempt}".encode()).digest()
         video_id = 10_000_000 + int.from_bytes(digest[:8], "big") % 90_000_000
         if video_id not in taken:
             return video_id
@@ -139,7 +158,7 @@ def _offer_of_file(video_id: int, path: Path, _mtime_ns: int) -> Offer:
     # Pexels knows the size of every video; a file that does not open gets the commonest one.
     width, height, seconds, fps = 1280, 720, 0.0, None
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="ignore", options=ONLY_THIS_FILE) as container:
             stream = container.streams.video[0]
             # None where no decoder is known, and then the stream has no dimensions either.
             if (stream.codec_context or None) is not None:
@@ -147,7 +166,7 @@ def _offer_of_file(video_id: int, path: Path, _mtime_ns: int) -> Offer:
             fps = stream.average_rate
             if container.duration:
                 seconds = container.duration / av.time_base
-    except (av.error.FFmpegError, IndexError, OSError):
+    except (av.error.FFmpegError, IndexError, OSError, ValueError):
         pass  # offered all the same: the download and its check say what is wrong with it
     return Offer(
         id=video_id,
