@@ -8,21 +8,26 @@ BIN := .venv/bin
 READY := .venv/.ready
 # Test in parallel, on at most as many processes as there are cores.
 JOBS ?= $(shell "$(PYTHON)" -c 'import os; print(min(os.cpu_count() or 1, 4))')
-VIDEOS ?=
+# Reaches the recipes by the environment, so that the shell reads nothing into the names of folders.
+export VIDEOS ?=
 COUNT ?=
 PORT ?= 3000
 
 demo: $(READY)
-	@$(BIN)/lightly-pipeline demo $(if $(VIDEOS),--videos '$(VIDEOS)') $(if $(COUNT),--count $(COUNT))
+	@$(BIN)/lightly-pipeline demo $(if $(VIDEOS),--videos "$$VIDEOS") $(if $(COUNT),--count $(COUNT))
 
 dev: $(READY)
-	$(BIN)/lightly-pipeline sandbox $(if $(VIDEOS),--videos '$(VIDEOS)') -- $(BIN)/dagster dev -w workspace.yaml -p $(PORT)
+	@$(BIN)/python -c 'import socket, sys; socket.create_server(("127.0.0.1", int(sys.argv[1])))' $(PORT) 2>/dev/null || \
+		{ echo "Port $(PORT) is taken: end the program that uses it, or choose another one: make dev PORT=3001" >&2; exit 1; }
+	$(BIN)/lightly-pipeline sandbox $(if $(VIDEOS),--videos "$$VIDEOS") -- $(BIN)/dagster dev -w workspace.yaml -p $(PORT)
 
 test: $(READY)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m 'not long'
 
+# What takes long: all of the fault matrix, and of the other rooms what `make test` leaves out.
 faults: $(READY)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile lightly_pipeline_tests/faults
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m long --ignore lightly_pipeline_tests/faults
 
 lint: $(READY)
 	$(BIN)/ruff check
