@@ -6,6 +6,7 @@ sentence without a traceback.
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -49,9 +50,17 @@ def main() -> None:
     """Turn collected video into a clean, diverse set of frames."""
 
 
+class _Folder(click.Path):
+    """A folder; `~` is the user's home also where the shell has left it as it is, as zsh does in `VIDEOS=~/holiday`."""
+
+    def convert(self, value: "str | os.PathLike[str]", param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The folder's path; click's own refusal where there is none."""
+        return super().convert(Path(value).expanduser(), param, ctx)
+
+
 _videos = click.option(
     "--videos",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=_Folder(exists=True, file_okay=False, path_type=Path),
     help="Folder of videos that the sandbox's Pexels offers; without it, footage that the sandbox renders.",
 )
 _state = click.option(
@@ -63,7 +72,7 @@ _state = click.option(
 )
 
 
-@main.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@main.command(context_settings={"allow_interspersed_args": False})
 @_videos
 @_state
 @click.option("--reset", is_flag=True, help="Forget everything that the sandbox has stored, then go on.")
@@ -80,11 +89,14 @@ def sandbox(videos: Path | None, state: Path, reset: bool, command: tuple[str, .
         click.echo(f"Everything that the sandbox stored in {state} is gone.", err=True)
         if not command:
             return
+    users = _forget_aws()
     with _opened(state, videos) as opened:
         environment = {**os.environ, **opened.environment}
         if not command:
+            for name in sorted(users - opened.environment.keys()):
+                click.echo(f"unset {name}")
             for name, value in sorted(opened.environment.items()):
-                click.echo(f"export {name}={value}")
+                click.echo(f"export {name}={shlex.quote(value)}")
             _wait_for_a_signal()
             return
         code = _run(command, environment)
@@ -105,6 +117,7 @@ def sandbox(videos: Path | None, state: Path, reset: bool, command: tuple[str, .
 def demo(videos: Path | None, state: Path, count: int | None, output: Path) -> None:
     """Run the whole pipeline in the sandbox and put the selected frames into a folder."""
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    _forget_aws()
     with _opened(state, videos) as opened:
         os.environ.update(opened.environment)
         import dagster as dg
@@ -169,6 +182,18 @@ def _opened(state: Path, videos: Path | None) -> "Iterator[Sandbox | JoinedSandb
         except SandboxInUse as refusal:
             opened = stack.enter_context(join(state, videos, refusal))
         yield opened
+
+
+def _forget_aws() -> set[str]:
+    """Drop what the user has set for boto3, and say which variables that were.
+
+    Inside the sandbox none of it holds: the endpoint of a single service would lead out of it, to somebody's real
+    account, and a profile into files that are not read there.
+    """
+    names = {name for name in os.environ if name.startswith("AWS_")}
+    for name in names:
+        del os.environ[name]
+    return names
 
 
 def _require_dagster_home() -> None:

@@ -29,15 +29,16 @@ _NOWHERE = {
     "PEXELS_API_KEY": "test",
     "DAGSTER_DISABLE_TELEMETRY": "1",
 }
-_UNSET = ("AWS_PROFILE", "AWS_SESSION_TOKEN", "DAGSTER_HOME", "LIGHTLY_BUCKET", "LIGHTLY_INSTANCES")
+_KEPT = "LIGHTLY_TEST_VIDEOS"
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _nothing_leaves_this_machine():
     patch = pytest.MonkeyPatch()
+    for name in list(os.environ):
+        if name.startswith(("AWS_", "PEXELS_", "LIGHTLY_", "DAGSTER_HOME")) and name != _KEPT:
+            patch.delenv(name)
     for name, value in _NOWHERE.items():
         patch.setenv(name, value)
-    for name in _UNSET:
-        patch.delenv(name, raising=False)
     yield
     patch.undo()

@@ -112,6 +112,18 @@ def test_the_sandbox_runs_a_command_in_its_environment_and_passes_its_exit_code_
     assert (done.returncode, done.stdout) == (7, "bucket=lightly-sandbox\n")
 
 
+def test_nothing_that_the_user_has_set_for_aws_leads_out_of_the_sandbox(here):
+    """A profile made boto3 give up, and the endpoint of a single service went before that of the sandbox."""
+    users = {
+        "AWS_PROFILE": "work",
+        "AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9",
+        "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "1",
+    }
+    done = run(here, "sandbox", "--", "aws", "s3", "ls", **users)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-1] == "lightly-sandbox"
+
+
 def test_a_command_that_does_not_exist_is_named(here):
     done = run(here, "sandbox", "--", "no-such-command")
     assert done.returncode == 1
