@@ -10,6 +10,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from lightly_pipeline.sandbox import JoinedSandbox, Sandbox
 
 _STATE = Path(".sandbox")
+# A sandbox that another process is opening or resetting just now is waited for.
+_SETTLES_WITHIN_SECONDS = 15.0
 
 
 class _Sentences(click.Group):
@@ -176,12 +179,21 @@ def _opened(state: Path, videos: Path | None) -> "Iterator[Sandbox | JoinedSandb
     """The sandbox in `state`: opened, or joined where another process serves it."""
     from lightly_pipeline.sandbox import Sandbox, SandboxInUse, join
 
+    def open_or_join() -> "Sandbox | JoinedSandbox":
+        deadline = time.monotonic() + _SETTLES_WITHIN_SECONDS
+        while True:
+            try:
+                return stack.enter_context(Sandbox(state, videos))
+            except SandboxInUse as refusal:
+                try:
+                    return stack.enter_context(join(state, videos, refusal))
+                except SandboxInUse as reason:
+                    if reason is not refusal or time.monotonic() > deadline:
+                        raise
+            time.sleep(0.2)
+
     with ExitStack() as stack:
-        try:
-            opened: Sandbox | JoinedSandbox = stack.enter_context(Sandbox(state, videos))
-        except SandboxInUse as refusal:
-            opened = stack.enter_context(join(state, videos, refusal))
-        yield opened
+        yield open_or_join()
 
 
 def _forget_aws() -> set[str]:

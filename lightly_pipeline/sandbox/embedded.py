@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from lightly_pipeline.sandbox.errors import SandboxError, SandboxInUse
 from lightly_pipeline.sandbox.home import dagster_home
-from lightly_pipeline.sandbox.joining import announced
+from lightly_pipeline.sandbox.joining import announced, forget_announcement
 from lightly_pipeline.sandbox.timings import SandboxTimings
 
 if TYPE_CHECKING:
@@ -101,6 +101,7 @@ class Sandbox:
             raise SandboxError("This sandbox is open already.")
         with ExitStack() as stack:
             stack.enter_context(_only_user_of(self.state_dir))
+            forget_announcement(self.state_dir)
             (self.state_dir / "videos").mkdir(exist_ok=True)
             pexels = stack.enter_context(PexelsStandIn(self.videos, cache=self._footage))
             image = self._write_image()

@@ -1,7 +1,7 @@
 """Joining a sandbox that another process serves, so that a second shell sees the same bucket and runs.
 
-The serving process leaves its environment in the state folder for as long as it lives; its lock on that folder, which
-the kernel drops with the process, tells a live one from what a killed one left.
+The serving process leaves its environment in the state folder for as long as it lives. Its lock on that folder, which
+the kernel drops with the process, tells a live one from what a killed one left; who takes the lock removes that first.
 """
 
 import json
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lightly_pipeline.sandbox.errors import SandboxInUse
+from lightly_pipeline.sandbox.home import dagster_home
 
 _ANNOUNCEMENT = "serving.json"
 
@@ -43,6 +44,11 @@ def announced(state: Path, environment: Mapping[str, str], videos: Path | None) 
         file.unlink(missing_ok=True)
 
 
+def forget_announcement(state: Path) -> None:
+    """Remove what a killed process left; the caller holds the folder's lock."""
+    (state / _ANNOUNCEMENT).unlink(missing_ok=True)
+
+
 def join(state: Path, videos: Path | None, refusal: SandboxInUse) -> JoinedSandbox:
     """The sandbox that serves `state`; raises `refusal` where it does not say how to reach it (it is just starting).
 
@@ -58,6 +64,8 @@ def join(state: Path, videos: Path | None, refusal: SandboxInUse) -> JoinedSandb
             f"The sandbox in {state}, served by process {pid}, offers {offered or 'its own footage'}, not {videos}: "
             f"end that process first, or use another folder with --state."
         )
+    # One that serves with a DAGSTER_HOME of its user's says nothing of it.
+    environment = {"DAGSTER_HOME": str(dagster_home(state)), **environment}
     return JoinedSandbox({name: value for name, value in environment.items() if not _is_set_by_user(name)})
 
 

@@ -157,6 +157,17 @@ def test_a_second_shell_joins_the_sandbox_that_is_open_and_leaves_it_open(here):
         assert serving.wait(timeout=30) == 0
 
 
+def test_two_shells_that_open_the_sandbox_at_once_share_it_also_after_one_was_killed(here):
+    """What the killed one had told of itself was believed until its successor had started."""
+    gone = {"pid": 1, "environment": {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, "videos": None}
+    (here / ".sandbox" / "serving.json").write_text(json.dumps(gone))
+    command = ("sandbox", "--", "sh", "-c", "echo $AWS_ENDPOINT_URL; sleep 2")
+    with start(here, *command) as one, start(here, *command) as other:
+        told = [shell.communicate(timeout=60)[0] for shell in (one, other)]
+    assert (one.returncode, other.returncode) == (0, 0), told
+    assert told[0] == told[1] != "http://127.0.0.1:9\n"
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
 def test_an_interrupted_demo_leaves_no_process_and_a_stopped_instance(here, number):
     """Ctrl-C in the terminal that runs `make demo`, in the middle of the selection."""
