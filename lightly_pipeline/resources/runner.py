@@ -4,11 +4,13 @@ import math
 
 import boto3
 import dagster as dg
+from botocore.exceptions import BotoCoreError
 from pydantic import Field
 
 from lightly_pipeline.runner import (
     Clients,
     CommandSettings,
+    ConfigurationError,
     Deadlines,
     InstanceRunner,
     LeaseSettings,
@@ -79,7 +81,11 @@ class RunnerResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     price_source: str = Field(default="", description="Where that price is from, and of when.")
 
     def open(self) -> InstanceRunner:
-        """A runner with clients of its own. MissingSetting where no bucket or no instance is named."""
+        """A runner with clients of its own.
+
+        Raises MissingSetting where no bucket or no instance is named, InvalidSetting, and ConfigurationError where
+        boto3 cannot use its configuration.
+        """
         price, source = self.price_per_hour_usd, self.price_source
         if price is None and INSTANCE_PRICE.value():
             price, source = _price(INSTANCE_PRICE), source or f"${INSTANCE_PRICE.name}"
@@ -102,11 +108,20 @@ class RunnerResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             price=Price(price, source) if price is not None else None,
         )
         return InstanceRunner.open(
-            Clients.from_session(boto3.Session(region_name=self.region)),
+            self._clients(),
             instances=self.instances or INSTANCES.value(),
             bucket=self.bucket or BUCKET.value(),
             settings=settings,
         )
+
+    def _clients(self) -> Clients:
+        try:
+            return Clients.from_session(boto3.Session(region_name=self.region))
+        except BotoCoreError as error:
+            raise ConfigurationError(
+                f"EC2 and SSM cannot be reached as boto3 is configured ({error}): set AWS_REGION to the instances' "
+                f"region, and check AWS_PROFILE."
+            ) from error
 
 
 def _price(setting: Setting) -> float:

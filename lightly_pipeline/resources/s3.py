@@ -4,14 +4,17 @@ Its fields are those of dagster-aws's `S3Resource`, so that its configuration ca
 from it: importing dagster_aws takes longer than all of this package, and each step is a process that would pay for it.
 """
 
+from typing import Any
+
 import boto3
 import dagster as dg
 from botocore import UNSIGNED
 from botocore.config import Config
+from botocore.exceptions import BotoCoreError
 from pydantic import Field
 
 from lightly_pipeline.settings import BUCKET
-from lightly_pipeline.storage import VideoBucket
+from lightly_pipeline.storage import StorageError, VideoBucket
 
 
 class BucketResource(dg.ConfigurableResource["BucketResource"]):
@@ -28,13 +31,26 @@ class BucketResource(dg.ConfigurableResource["BucketResource"]):
     profile_name: str | None = Field(default=None, description="Profile in AWS's configuration files.")
     use_ssl: bool = Field(default=True, description="Whether requests are encrypted.")
     verify: bool | None = Field(default=None, description="Whether certificates are verified; by default they are.")
-    aws_access_key_id: str | None = Field(default=None, description="Access key; use dg.EnvVar, or a role.")
-    aws_secret_access_key: str | None = Field(default=None, description="Secret of the key; use dg.EnvVar, or a role.")
-    aws_session_token: str | None = Field(default=None, description="Token of a temporary key.")
+    aws_access_key_id: str | None = Field(default=None, repr=False, description="Access key; use dg.EnvVar, or a role.")
+    aws_secret_access_key: str | None = Field(
+        default=None, repr=False, description="Secret of the key; use dg.EnvVar, or a role."
+    )
+    aws_session_token: str | None = Field(default=None, repr=False, description="Token of a temporary key.")
 
     def open(self) -> VideoBucket:
-        """The bucket, with one client of its own. Raises MissingSetting where no bucket is named."""
+        """The bucket, with one client of its own.
+
+        Raises MissingSetting where no bucket is named, StorageError where boto3 cannot use its configuration.
+        """
         name = self.bucket or BUCKET.value()
+        try:
+            return VideoBucket(self._client(), name)
+        except BotoCoreError as error:
+            raise StorageError(
+                f"Bucket {name} cannot be reached as boto3 is configured ({error}): check AWS_PROFILE and AWS_REGION."
+            ) from error
+
+    def _client(self) -> Any:
         session = boto3.Session(
             aws_access_key_id=self.aws_access_key_id,
             aws_secret_access_key=self.aws_secret_access_key,
@@ -42,7 +58,7 @@ class BucketResource(dg.ConfigurableResource["BucketResource"]):
             region_name=self.region_name,
             profile_name=self.profile_name,
         )
-        client = session.client(
+        return session.client(
             "s3",
             use_ssl=self.use_ssl,
             verify=self.verify,
@@ -52,4 +68,3 @@ class BucketResource(dg.ConfigurableResource["BucketResource"]):
                 signature_version=UNSIGNED if self.use_unsigned_session else None,
             ),
         )
-        return VideoBucket(client, name)

@@ -178,7 +178,13 @@ class VideoBucket:
         if code in {"AccessDenied", "403", "Forbidden", "AllAccessDisabled"}:
             return StorageError(
                 f"Bucket {self.name} refuses these credentials (could not {purpose}): allow the role s3:ListBucket, "
-                f"s3:GetObject, s3:PutObject and s3:AbortMultipartUpload on it."
+                f"s3:ListBucketMultipartUploads, s3:GetObject, s3:PutObject and s3:AbortMultipartUpload on it."
+            )
+        if code in {"400", "ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch"}:
+            # HEAD has no body: of an expired token it says 400 alone.
+            return StorageError(
+                f"S3 does not accept the credentials for bucket {self.name} (could not {purpose}, {code}): renew them, "
+                f"and check AWS_PROFILE and AWS_REGION."
             )
         if code in {"NoCredentialsError", "PartialCredentialsError"}:
             return StorageError(

@@ -76,6 +76,25 @@ def test_a_bucket_that_forbids_says_what_the_role_needs(bucket, sandbox, tmp_pat
     assert bucket.find("k") is None
 
 
+def test_the_right_that_only_the_clearing_up_needs_is_named_too(bucket, sandbox, tmp_path):
+    sandbox.faults.inject("s3:ListMultipartUploads", "AccessDenied", times=1)
+    with pytest.raises(StorageError, match="s3:ListBucketMultipartUploads"):
+        bucket.store(**write(tmp_path / "a.mp4", b"x"), key="k", metadata={})
+
+
+@pytest.mark.parametrize(
+    ("look", "operation", "fault"),
+    [
+        ("read", "s3:GetObject", {"code": "ExpiredToken", "status": 400}),
+        ("find", "s3:HeadObject", {"code": "BadRequest", "status": 400}),
+    ],
+)
+def test_credentials_that_have_expired_are_to_be_renewed(bucket, sandbox, look, operation, fault):
+    sandbox.faults.inject(operation, **fault, times=None)
+    with pytest.raises(StorageError, match="renew them"):
+        getattr(bucket, look)("k")
+
+
 def test_a_file_over_the_limit_is_not_read_into_memory(bucket, tmp_path):
     bucket.store(**write(tmp_path / "a.mp4", b"12345"), key="k", metadata={})
     with pytest.raises(StorageError, match="has 5 bytes"):
