@@ -3,5 +3,5 @@
 Each case has a video of its own (`case.py`), runs `lightly_frames` in processes (`runs.py`, the command line,
 `dagster dev`), is struck at one of five points (`points.py`), and ends by `Case.at_rest`, which looks from outside.
 What runs on the instance is `instance/`: a job that behaves as the case asks and keeps a ledger, or the real worker.
-`make test` runs the cells that have broken something before; `make faults` runs all and prints a table.
+`make test` runs one case of each kind of end; `make faults` runs all and prints a table.
 """

@@ -3,6 +3,7 @@
 import pytest
 
 
+@pytest.mark.long
 def test_nothing_goes_wrong(case, run_worker):
     run_worker.succeeds(case)
     case.at_rest(work="once", begun=1, run="SUCCESS")

@@ -26,8 +26,9 @@ def sigterm(process):
     process.send_signal(signal.SIGTERM)
 
 
-# Each cell costs a start of Dagster: `make test` takes those that have broken something somewhere before.
-QUICK_CELLS = {(ctrl_c_twice, "pending"), (ctrl_c, "running")}
+# Each cell costs a start of Dagster: `make test` takes the one in which everything can go wrong at once:
+# EC2 refuses to stop what is still pending, and the second interrupt arrives meanwhile.
+QUICK_CELLS = {(ctrl_c_twice, "pending")}
 CELLS = [
     pytest.param(strike, point, id=f"{strike.__name__}-{point}", marks=() if quick else pytest.mark.long)
     for strike in (ctrl_c, ctrl_c_twice, sigterm)

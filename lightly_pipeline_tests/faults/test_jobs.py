@@ -26,6 +26,7 @@ def test_exit_code_194_does_not_reboot_the_instance_and_run_again(case, run_work
     case.at_rest(work="none", begun=1, run="FAILURE")
 
 
+@pytest.mark.long
 def test_a_job_that_takes_too_long_is_killed_although_it_ignores_sigterm(case, run_worker):
     """Row 6."""
     case.plan({"wait": True, "ignore": ["SIGTERM", "SIGINT", "SIGHUP"]})

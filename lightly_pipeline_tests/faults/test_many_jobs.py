@@ -133,6 +133,7 @@ def test_eight_processes_do_two_hundred_jobs_under_random_kills(case, pool, max_
         assert starts <= 1 + crowd.kills
 
 
+@pytest.mark.long
 def test_hosts_whose_clocks_are_minutes_and_an_hour_apart_share_an_instance(case):
     """Times in a lease are S3's: whose clock is ahead does not see another's lease as expired."""
     crowd = Crowd(case, processes=3, jobs=3, pool=1, max_jobs=2, seconds=0.3, skews=(-420, 600, 3600))

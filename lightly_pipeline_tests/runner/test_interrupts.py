@@ -85,6 +85,9 @@ def test_the_first_interrupt_inside_a_shield_waits_for_its_end() -> None:
 def test_whoever_insists_after_the_gate_was_reopened_is_heard() -> None:
     process = _process(
         """
+        from lightly_pipeline.runner import interrupts
+
+        interrupts._ECHO = 0.5
         try:
             with InterruptGate() as gate:
                 try:
@@ -104,7 +107,7 @@ def test_whoever_insists_after_the_gate_was_reopened_is_heard() -> None:
     process.send_signal(signal.SIGINT)
     assert process.stdout.readline() == "waiting\n"
     # Not the echo of the first one, which Dagster's executor forwards.
-    time.sleep(5.2)
+    time.sleep(0.7)
     process.send_signal(signal.SIGINT)
     assert _words(process) == ["interrupted"]
 

@@ -17,13 +17,28 @@ from lightly_pipeline.resources.runner import RunnerResource
 from lightly_pipeline.runner.record import Lease, Record
 
 _WORKER = """
-import sys, time
+import json, sys, time
+from io import StringIO
 import boto3
-from dagster_pipes import PipesS3MessageWriter, open_dagster_pipes
+from dagster_pipes import PipesS3MessageWriter, PipesS3MessageWriterChannel, open_dagster_pipes
+
+class Channel(PipesS3MessageWriterChannel):
+    # The last chunk leaves when the session closes, not some seconds later.
+    def _upload_loop(self, is_session_closed):
+        while not is_session_closed.wait(0.3) or not self._buffer.empty():
+            if messages := self.flush_messages():
+                self.upload_messages_chunk(StringIO("\\n".join(map(json.dumps, messages))), self._counter)
+                self._counter += 1
+
+class Writer(PipesS3MessageWriter):
+    def make_channel(self, params):
+        return Channel(client=s3, bucket=params["bucket"], key_prefix=params["key_prefix"], interval=1)
 
 print("printed by the worker:", sys.argv[1:])
 print("and to stderr", file=sys.stderr)
-with open_dagster_pipes(message_writer=PipesS3MessageWriter(boto3.client("s3"), interval=1)) as pipes:
+s3 = boto3.client("s3")
+writer = PipesS3MessageWriter if "dagster's own writer" in sys.argv else Writer
+with open_dagster_pipes(message_writer=writer(s3, interval=1)) as pipes:
     pipes.log.info("logged by the worker")
     for stage in ("scan", "select"):
         pipes.report_custom_message({"event": "progress", "stage": stage, "done": 1, "total": 2})
@@ -135,8 +150,8 @@ def test_two_partitions_in_one_process_both_get_their_messages(
 ) -> None:
     """A message reader that is used twice loses every message of the second step, and nothing says so."""
     case = _Case(worker)
-    for partition in ("a", "b"):
-        run = case.run(partition)
+    for partition, argument in (("a", ""), ("b", "dagster's own writer")):
+        run = case.run(partition, argument)
         assert run.success
         assert run.asset_materializations_for_node("thing")[0].metadata["frames"].value == 3
     _at_rest(sandbox_environment)
@@ -169,7 +184,7 @@ def test_output_that_cloudwatch_has_shown_is_not_shown_again(
 ) -> None:
     boto3.client("logs").create_log_group(logGroupName="/lightly/commands")
     slow = worker.with_name("slow.py")
-    slow.write_text(worker.read_text().replace("with open", "sys.stdout.flush(); time.sleep(4)\nwith open"))
+    slow.write_text(worker.read_text().replace("with open", "sys.stdout.flush(); time.sleep(2.5)\nwith open"))
     assert _Case(slow, log_group="/lightly/commands").run().success
     assert capfd.readouterr().out.count("printed by the worker") == 1
     _at_rest(sandbox_environment)
