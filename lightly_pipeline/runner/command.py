@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from botocore.exceptions import BotoCoreError, ClientError
 
 from lightly_pipeline.runner.aws import Clients, code_of, is_passing, may_have_arrived, said_plainly
-from lightly_pipeline.runner.clock import RUNNING, STARTING, Clock, ticks
+from lightly_pipeline.runner.clock import ENDING, RUNNING, STARTING, Clock, ticks
 from lightly_pipeline.runner.errors import (
     CommandCancelled,
     CommandError,
@@ -144,7 +144,7 @@ class Commands:
         what = f"send a command to instance {instance_id}"
         deadline = self.instances.deadlines.agent
         unanswered: ClientError | BotoCoreError | None = None
-        for _ in ticks(self.clock, STARTING, deadline):
+        for _ in ticks(self.clock, STARTING, deadline, least=self.instances.least_pause):
             tick()
             if unanswered is not None and may_have_arrived(unanswered):
                 found = self.sent_before(instance_id, request["Comment"], since=launched)
@@ -225,7 +225,7 @@ class Commands:
         """
         looked_at_instance = 0.0
         budget = sent.timeout + self.settings.delivery_timeout + 60.0
-        for look in ticks(self.clock, RUNNING, budget):
+        for look in ticks(self.clock, RUNNING, budget, least=self.instances.least_pause, woken=ENDING):
             tick()
             answer = self.invocation(sent.id, sent.instance_id)
             if answer is None:
@@ -236,7 +236,7 @@ class Commands:
                     )
             elif answer["Status"] in ENDED:
                 return self._ended(sent, answer)
-            if look.elapsed - looked_at_instance >= self.settings.state_interval:
+            if look.elapsed - looked_at_instance >= max(self.settings.state_interval, self.instances.least_pause):
                 looked_at_instance = look.elapsed
                 try:
                     self._must_run(sent.instance_id, sent.launched)

@@ -6,6 +6,7 @@ there is no moment at which a crash leaves an instance running that no record te
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,8 @@ from lightly_pipeline.runner.lease import LeaseStore
 from lightly_pipeline.runner.record import Record, Released
 
 _UP = frozenset({"running", "pending"})
+# Who waits for a slot reads the lease records, which may be asked as often as one likes, and EC2 at most so often.
+_DESCRIBE_EVERY = 10.0
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,8 @@ class Hold:
     seconds: float = 0.0
     _touched: dict[str, None] = field(default_factory=dict)
     _claim: str = field(default_factory=lambda: uuid.uuid4().hex)
+    # When the door of an instance was last known to be closed in this hold's name, by the monotonic clock.
+    _closed: dict[str, float] = field(default_factory=dict)
     _renewed: float = 0.0
     _last_said: str = ""
 
@@ -87,12 +92,19 @@ class Hold:
         no_capacity: NoCapacity | None = None
         no_capacity_since = 0.0
         failed: dict[str, RunnerError] = {}
+        pool: list[Seen] = []
+        described = -math.inf
         for look in ticks(self.clock, QUEUED, self.settings.queue):
-            pool = self.instances.describe()
-            records = {seen.id: self.store.read(seen.id) for seen in pool}
             now = self.clock.monotonic()
-            warm = [seen for seen in pool if cooling.get(seen.id, 0.0) <= now]
-            for seen in self._in_order(warm, records, prefer):
+            if now - described >= max(_DESCRIBE_EVERY, self.instances.least_pause):
+                pool, described = self.instances.describe(), now
+            records = {seen.id: self.store.read(seen.id) for seen in pool}
+            order = self._in_order(pool, records, prefer, cooling)
+            if order and described < now:
+                pool, described = self.instances.describe(), now
+                records = {seen.id: self.store.read(seen.id) for seen in pool}
+                order = self._in_order(pool, records, prefer, cooling)
+            for seen in order:
                 if not self._lease(seen, force=seen.id == prefer):
                     continue
                 try:
@@ -191,7 +203,7 @@ class Hold:
                         others = released.others
                         if others and cancelled is not None:
                             self.commands.kill_container(cancelled, own)
-                    if released.must_stop and not self._stopped(instance_id):
+                    if released.must_stop and self._door_is_ours(instance_id) and not self._stopped(instance_id):
                         refused.append(instance_id)
                 except RunnerError as error:
                     errors.append(error)
@@ -228,11 +240,18 @@ class Hold:
         """The instance that is leased and ready; InstanceTaken where there is none."""
         return self._ready()
 
-    def _in_order(self, pool: list[Seen], records: dict[str, Record], prefer: str | None) -> list[Seen]:
-        """The instances worth asking for a lease: an own one, running ones with a free slot, stopped ones."""
+    def _in_order(
+        self, pool: list[Seen], records: dict[str, Record], prefer: str | None, cooling: dict[str, float]
+    ) -> list[Seen]:
+        """The instances worth asking for a lease: an own one, running ones with a free slot, stopped ones.
+
+        Not those that could not be had a moment ago and are `cooling`.
+        """
         now = self.store.clock.now()
         ranked: list[tuple[tuple[int, int, int], Seen]] = []
         for place, seen in enumerate(pool):
+            if cooling.get(seen.id, 0.0) > self.clock.monotonic():
+                continue
             record = records[seen.id]
             jobs = [name for name in record.live(now, "job") if name not in self.adopt]
             if seen.id == prefer or self.holder in jobs or set(record.live(now, "job")) & set(self.adopt):
@@ -329,6 +348,7 @@ class Hold:
 
     def _give_back(self, instance_id: str, linger: float) -> Released:
         """Remove the own lease in one write, which also closes the door when no other is left."""
+        before = self.clock.monotonic()
         released = self.store.update(
             instance_id,
             lambda record, now: lease_record.release(
@@ -337,9 +357,29 @@ class Hold:
             client=self.store.brisk,
         )
         self.seconds += released.seconds
-        if not released.must_stop:
+        if released.must_stop:
+            self._closed[instance_id] = before
+        else:
             del self._touched[instance_id]
         return released
+
+    def _door_is_ours(self, instance_id: str) -> bool:
+        """Whether nobody else can have got the instance since this hold closed its door.
+
+        A host may have stood still meanwhile: once half of the door's time is over the record is asked, and the door
+        kept closed for as long again.
+        """
+        while self.clock.monotonic() - self._closed[instance_id] > self.settings.door / 2:
+            before = self.clock.monotonic()
+            if not self.store.update(
+                instance_id,
+                lambda record, now: lease_record.keep_door(record, self._claim, now, door=self.settings.door),
+                client=self.store.brisk,
+            ):
+                self._touched.pop(instance_id, None)
+                return False
+            self._closed[instance_id] = before
+        return True
 
     def _stopped(self, instance_id: str) -> bool:
         """Ask EC2 once; open the door and forget the instance where it says that it stops."""
@@ -360,16 +400,9 @@ class Hold:
         NotReady where EC2 has not accepted it within `deadlines.start`; with `patience` seconds, False after these.
         """
         deadline = self.instances.deadlines.start if patience is None else patience
-        confirmed = self.clock.monotonic()
-        for _ in ticks(self.clock, STARTING, deadline):
-            if self.clock.monotonic() - confirmed > self.settings.door / 2:
-                if not self.store.update(
-                    instance_id,
-                    lambda record, now: lease_record.keep_door(record, self._claim, now, door=self.settings.door),
-                ):
-                    self._touched.pop(instance_id, None)
-                    return False
-                confirmed = self.clock.monotonic()
+        for _ in ticks(self.clock, STARTING, deadline, least=self.instances.least_pause):
+            if not self._door_is_ours(instance_id):
+                return False
             if self._stopped(instance_id):
                 return True
         if patience is not None:

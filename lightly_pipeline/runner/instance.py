@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from lightly_pipeline.runner.aws import WRONG_STATE, Clients, code_of, is_passing, said_plainly
-from lightly_pipeline.runner.clock import STARTING, Clock, ticks
+from lightly_pipeline.runner.clock import CALLS_A_SECOND, STARTING, Clock, ticks
 from lightly_pipeline.runner.errors import ConfigurationError, InstanceGone, NotReady, TransientError
 
 if TYPE_CHECKING:
@@ -52,22 +52,29 @@ class Deadlines:
 
 @dataclass
 class Instances:
-    """The instances that the runner may start and stop: listed ids in order of preference, or those with a tag."""
+    """The instances that the runner may start and stop: listed ids in order of preference, or those with a tag.
+
+    `jobs_each` is how many jobs may look at the same instance at a time.
+    """
 
     clients: Clients
     ids: Sequence[str] = ()
     tag: tuple[str, str] | None = None
     clock: Clock = field(default_factory=Clock)
     deadlines: Deadlines = field(default_factory=Deadlines)
+    jobs_each: int = 1
+    _seen: int = 1
 
     @classmethod
-    def from_text(cls, text: str, clients: Clients, clock: Clock, deadlines: Deadlines) -> Instances:
+    def from_text(
+        cls, text: str, clients: Clients, clock: Clock, deadlines: Deadlines, jobs_each: int = 1
+    ) -> Instances:
         """Read LIGHTLY_INSTANCES: ids separated by commas or spaces, or one `tag:Name=value`."""
         if text.startswith("tag:"):
             name, equals, value = text.removeprefix("tag:").partition("=")
             if not name or not equals:
                 raise ConfigurationError(f"{text!r} is no tag filter: write tag:Name=value.")
-            return cls(clients, tag=(name, value), clock=clock, deadlines=deadlines)
+            return cls(clients, tag=(name, value), clock=clock, deadlines=deadlines, jobs_each=jobs_each)
         ids = list(dict.fromkeys(text.replace(",", " ").split()))
         wrong = [name for name in ids if not name.startswith("i-")]
         if not ids or wrong:
@@ -75,7 +82,12 @@ class Instances:
                 f"{wrong[0] if wrong else text!r} is no instance id: give ids like i-0abc separated by commas, or one "
                 f"tag:Name=value."
             )
-        return cls(clients, ids=ids, clock=clock, deadlines=deadlines)
+        return cls(clients, ids=ids, clock=clock, deadlines=deadlines, jobs_each=jobs_each)
+
+    @property
+    def least_pause(self) -> float:
+        """Seconds between two looks of one job, so that all jobs of a full pool together keep to CALLS_A_SECOND."""
+        return max(len(self.ids), self._seen) * self.jobs_each / CALLS_A_SECOND
 
     def describe(self) -> list[Seen]:
         """All instances of the pool, best first.
@@ -102,6 +114,7 @@ class Instances:
                 f"There is no instance {wanted} in {self.clients.region}, or it is terminated. Check "
                 f"LIGHTLY_INSTANCES and the region."
             )
+        self._seen = len(usable)
         return usable
 
     def look(self, instance_id: str, *, client: EC2Client | None = None) -> Seen:
@@ -121,9 +134,10 @@ class Instances:
         NotPermitted, InstanceGone as EC2 refuses.
         """
         seen = self._settled(instance_id, tick)
-        for _ in ticks(self.clock, STARTING, self.deadlines.start):
+        for look in ticks(self.clock, STARTING, self.deadlines.start, least=self.least_pause):
             tick()
-            seen = self.look(instance_id)
+            if look.elapsed > 0:
+                seen = self.look(instance_id)
             if seen.state == "running":
                 return seen
             if seen.state in GONE_STATES:
@@ -145,7 +159,7 @@ class Instances:
         """
         what = f"ask SSM for the agent of {seen.id}"
         looked = 0.0
-        for look in ticks(self.clock, STARTING, self.deadlines.agent):
+        for look in ticks(self.clock, STARTING, self.deadlines.agent, least=self.least_pause):
             tick()
             with said_plainly(what, self.clients.sts, let=frozenset({"InvalidInstanceId"})):
                 try:
@@ -216,7 +230,7 @@ class Instances:
         forced = False
         deadline = 2 * self.deadlines.stopping
         seen = self.look(instance_id)
-        for look in ticks(self.clock, STARTING, deadline):
+        for look in ticks(self.clock, STARTING, deadline, least=self.least_pause):
             tick()
             if look.elapsed > 0:
                 seen = self.look(instance_id)

@@ -161,7 +161,7 @@ class InstanceRunner:
     ) -> InstanceRunner:
         """A runner over `instances` as LIGHTLY_INSTANCES writes them; no call to AWS yet."""
         settings, clock = settings or RunnerSettings(), clock or Clock()
-        pool = Instances.from_text(instances, clients, clock, settings.deadlines)
+        pool = Instances.from_text(instances, clients, clock, settings.deadlines, settings.lease.max_jobs)
         store = LeaseStore(
             clients.s3, bucket, brisk=clients.brisk_s3, clock=ServerClock(clock.monotonic), sleep=clock.sleep
         )
@@ -315,11 +315,15 @@ class InstanceRunner:
             hold.tick()
             watcher.tick(sent)
 
-        def pause(seconds: float) -> None:
-            if self.clock.sleep is not Clock.sleep:
+        def pause(seconds: float) -> bool:
+            if self.clock.sleep is Clock.sleep:
+                watcher.woken.wait(seconds)
+            else:
                 self.clock.sleep(seconds)
-            elif watcher.woken.wait(seconds):
+            woken = watcher.woken.is_set()
+            if woken:
                 watcher.woken.clear()
+            return woken
 
         clock = replace(self.clock, sleep=pause)
         return replace(self.commands, clock=clock).follow(sent, tick)
