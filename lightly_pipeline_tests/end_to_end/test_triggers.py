@@ -1,7 +1,10 @@
 """The schedule and the sensor, with a real instance and the sandbox's S3: what they launch, and that only once."""
 
 import json
+import os
 import random
+import signal
+import time
 from datetime import datetime, timedelta, timezone
 
 import dagster as dg
@@ -12,6 +15,7 @@ from lightly_pipeline.automation.new_s3_videos import Position, new_s3_videos
 from lightly_pipeline.definitions import build_defs
 from lightly_pipeline.resources.pexels import PexelsResource
 from lightly_pipeline.resources.s3 import BucketResource
+from lightly_pipeline_tests.clips import rendered
 
 
 @pytest.fixture
@@ -146,3 +150,27 @@ def test_discovery_never_names_a_known_video_and_ends_when_all_are_known(inside)
     while batch := discover_videos(inside, PexelsResource(), 3, random.Random(1)):
         found += [video.id for video in batch]
     assert len(found) == len(set(found)) > 3
+
+
+@pytest.mark.long
+def test_the_daemon_sees_a_foreign_upload_and_has_its_frames_selected(world):
+    """The sensor as a user switches it on, from the upload to the frames: Dagster's own queue, launcher and run."""
+    (clip,) = rendered("drift")
+    content = clip.files[-1].read_bytes()
+    world.client("s3").put_object(Bucket=world.sandbox.bucket, Key="input_dir/holiday/clip one.mp4", Body=content)
+    switched = world.run("dagster", "sensor", "start", "new_s3_videos", "-m", "lightly_pipeline")
+    assert switched.returncode == 0, switched.stderr
+    with world.instance() as instance, world.start("dagster-daemon", "run", "-m", "lightly_pipeline") as daemon:
+        try:
+            deadline = time.monotonic() + 150
+            while not [run for run in instance.get_runs() if run.is_finished]:
+                assert time.monotonic() < deadline, instance.get_runs()
+                time.sleep(0.5)
+        finally:
+            os.killpg(daemon.pid, signal.SIGINT)
+            daemon.communicate(timeout=60)
+        [run] = instance.get_runs()
+        assert (run.job_name, run.status) == ("select_frames", dg.DagsterRunStatus.SUCCESS)
+        assert instance.get_dynamic_partitions("videos") == ["holiday"]
+    assert json.loads(world.bucket.read("output_dir/holiday/manifest.json"))["counts"]["selected"] > 0
+    assert set(world.settled_states().values()) == {"stopped"}
