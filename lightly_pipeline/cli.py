@@ -135,7 +135,7 @@ def demo(videos: Path | None, state: Path, count: int | None, output: Path) -> N
             chosen = pipeline.choose(instance, offered, count or (len(offered) if videos else 1))
             outcomes = []
             for video in chosen:
-                click.secho(f"\n{video.url}", bold=True)
+                click.secho(f"\n{pipeline.title(video)}  {video.url}", bold=True)
                 outcomes.append(pipeline.run_one(instance, video, output))
         _summarize(outcomes, output)
     if not any(outcome.folder for outcome in outcomes):
@@ -251,12 +251,13 @@ def _summarize(outcomes: list[Any], output: Path) -> None:
     click.echo()
     for outcome in outcomes:
         if outcome.folder is None:
-            click.secho(f"✗ {outcome.key}  {outcome.failure}", fg="red")
+            click.secho(f"✗ {outcome.key} ({outcome.title})  {outcome.failure}", fg="red")
         else:
             counts = outcome.counts or {}
             click.secho(
-                f"✓ {outcome.key}  {counts.get('selected')} of {counts.get('frames')} frames selected, "
-                f"{counts.get('corrupt')} corrupt, {counts.get('duplicates')} duplicates, {outcome.seconds:.1f} s",
+                f"✓ {outcome.key} ({outcome.title})  "
+                f"{counts.get('selected')} of {counts.get('frames')} frames selected, {counts.get('corrupt')} corrupt, "
+                f"{counts.get('duplicates')} duplicates, {outcome.seconds:.1f} s",
                 fg="green",
             )
             click.echo(f"  {outcome.folder}/")

@@ -8,14 +8,16 @@ import contextlib
 import json
 import logging
 import shutil
+import signal
 import subprocess
 import sys
 import time
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 import dagster as dg
@@ -38,6 +40,7 @@ class Outcome:
     """What came of one video: the folder with its results, or the sentence that says why there is none."""
 
     key: str
+    title: str
     seconds: float
     folder: Path | None = None
     counts: dict[str, Any] | None = None
@@ -67,25 +70,28 @@ def run_one(instance: dg.DagsterInstance, video: PexelsVideo, output: Path) -> O
     """Run the pipeline for one video, printing its progress, and copy the results to `output/<key>/`."""
     key, started = pexels_key(video.id), time.monotonic()
     story = _Story(instance)
-    code = _follow(_launch(key, story.mark, instance), story)
+    log = Path(instance.root_directory) / f"demo-{key}.log"
+    code = _follow(_launch(key, story.mark, log), story)
     seconds = time.monotonic() - started
     if code != 0:
-        return Outcome(key, seconds, failure=story.failure or f"The run failed: see {_log(instance)}, or the UI.")
+        return Outcome(key, title(video), seconds, failure=story.failure or f"The run failed: see {log}, or the UI.")
+    log.unlink()
     folder = copy_results(key, output)
     counts = json.loads((folder / "manifest.json").read_text())["counts"]
-    return Outcome(key, seconds, folder=folder, counts=counts)
+    return Outcome(key, title(video), seconds, folder=folder, counts=counts)
 
 
-def _launch(key: str, mark: str, instance: dg.DagsterInstance) -> subprocess.Popen[bytes]:
+def title(video: PexelsVideo) -> str:
+    """What a video is called in the address of its page: of a user's own, its file's name without signs."""
+    return PurePosixPath(urlsplit(video.url).path).name.removesuffix(f"-{video.id}")
+
+
+def _launch(key: str, mark: str, log: Path) -> subprocess.Popen[bytes]:
     """Start the run as Dagster's own command would; what it prints goes to a file, as the event log says it better."""
     tags = json.dumps({"dagster/partition": key, _DEMO_TAG: mark})
     command = [*DAGSTER_JOB_EXECUTE, "--tags", tags]
-    with _log(instance).open("wb") as log:
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
-
-
-def _log(instance: dg.DagsterInstance) -> Path:
-    return Path(instance.root_directory) / "demo.log"
+    with log.open("wb") as printed:
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=printed, stderr=subprocess.STDOUT)
 
 
 def _follow(run: "subprocess.Popen[bytes]", story: "_Story") -> int:
@@ -98,7 +104,8 @@ def _follow(run: "subprocess.Popen[bytes]", story: "_Story") -> int:
                 return code
             story.go_on()
     except KeyboardInterrupt:
-        # Ctrl-C reached the run as well: it is giving its instance back, which nobody may cut short.
+        # Ctrl-C reached the run as well: it is giving its instance back, which a second one must not cut short.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         click.echo("  Interrupted: waiting until the instance is given back.", err=True)
         run.wait()
         raise

@@ -83,9 +83,11 @@ def test_the_demo_selects_every_shot_and_no_duplicate_and_the_next_takes_another
 
 
 def test_the_demo_uses_what_is_readable_in_a_folder_and_has_a_sentence_for_the_rest(here, rendered):
+    real = os.environ.get("LIGHTLY_TEST_VIDEOS")
+    clips = [*Path(real).glob("*.mp4")] if real else [next(iter(rendered.values())).files[-1]]
     videos = here / "my videos; $(touch pwned)"
     (videos / "more").mkdir(parents=True)
-    shutil.copy(next(iter(rendered.values())).files[-1], videos / "more" / "good 'one'.mp4")
+    shutil.copy(min(clips, key=lambda clip: clip.stat().st_size), videos / "more" / "good 'one'.mp4")
     (videos / "text.mp4").write_text("not a video")
     (videos / "empty.mp4").touch()
     done = run(here, "demo", "--videos", str(videos))
@@ -93,6 +95,7 @@ def test_the_demo_uses_what_is_readable_in_a_folder_and_has_a_sentence_for_the_r
     assert done.stdout.count("✓ pexels-") == 1
     assert done.stdout.count("✗ pexels-") == 2
     assert not list(here.rglob("pwned"))
+    assert "(good-one)" in done.stdout
     failures = [line for line in done.stdout.splitlines() if line.startswith("✗")]
     assert all("Traceback" not in line and line.rstrip().endswith(".") for line in failures), failures
 
@@ -104,7 +107,11 @@ def test_the_demo_works_on_real_clips(here):
     done = run(here, "demo", "--videos", str(videos))
     assert done.returncode == 0, done.stdout + done.stderr
     readable = [path for path in videos.glob("*.*") if path.suffix in {".mp4", ".webm"}]
-    assert done.stdout.count("✓ pexels-") >= len(readable)
+    broken = list((videos / "corrupt").glob("*.mp4"))
+    told = [line for line in done.stdout.splitlines() if line.startswith(("✓ pexels-", "✗ pexels-"))]
+    assert len(told) == len(readable) + len(broken)
+    assert sum(line.startswith("✓") for line in told) >= len(readable)
+    assert all("is not a video that can be decoded" in line for line in told if line.startswith("✗")), told
 
 
 def test_the_sandbox_runs_a_command_in_its_environment_and_passes_its_exit_code_on(here):
@@ -170,7 +177,7 @@ def test_two_shells_that_open_the_sandbox_at_once_share_it_also_after_one_was_ki
 
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
 def test_an_interrupted_demo_leaves_no_process_and_a_stopped_instance(here, number):
-    """Ctrl-C in the terminal that runs `make demo`, in the middle of the selection."""
+    """Ctrl-C in the terminal that runs `make demo`, in the middle of the selection, and again while it gives up."""
     with start(here, "demo") as demo:
         for line in demo.stdout:
             if "Command " in line and " runs on " in line:
@@ -178,6 +185,8 @@ def test_an_interrupted_demo_leaves_no_process_and_a_stopped_instance(here, numb
         else:
             raise AssertionError("the selection never started")
         if number == signal.SIGINT:
+            os.killpg(demo.pid, number)
+            assert any("Interrupted" in line for line in demo.stdout)
             os.killpg(demo.pid, number)
         else:
             demo.send_signal(number)
