@@ -76,6 +76,13 @@ class FrameTable:
             for part in self.scanned
         ]
 
+    def give_up(self, rows: Sequence[int], reason: str) -> None:
+        """Call frames corrupt that proved to be so only after the scan."""
+        self.frames["ok"][list(rows)] = False
+        for row in rows:
+            part, index = self.locate(row)
+            self.scanned[part].scan.problems.append(Problem(index, reason, "frame"))
+
     def problems(self) -> list[tuple[InputFile, str | None, Problem]]:
         """(file, frame name or None when it concerns the file, problem), in order."""
         found = []

@@ -44,7 +44,7 @@ from lightly_pipeline.worker.scanning import Scanner, file_sha256
 from lightly_pipeline.worker.scratch import Scratch, open_scratch
 from lightly_pipeline.worker.sources import Source, open_source
 from lightly_pipeline.worker.tree import write_tree
-from lightly_pipeline.worker.writing import Writer
+from lightly_pipeline.worker.writing import RowsLost, Writer
 
 log = logging.getLogger(__name__)
 
@@ -100,10 +100,16 @@ def select_frames(
 
         datapool, part = find_pool(options, source.uri, target.uri)
         pool = load_pool(datapool, part, table, scratch.work)
-        outcome = choose(table, options, pool, progress, given)
-
         writer = Writer(table, options, scanner, progress)
-        written = write_tree(scratch, outcome, found, options, writer, given.raw if given else None)
+        while True:
+            outcome = choose(table, options, pool, progress, given)
+            try:
+                written = write_tree(scratch, outcome, found, options, writer, given.raw if given else None)
+                break
+            except RowsLost as lost:  # each time at least one frame fewer
+                table.give_up(lost.rows, "It decodes to other pixels when it is decoded again: the file is damaged.")
+                log.info("%d frames of a damaged file do not decode twice: selecting again.", len(lost.rows))
+                scratch.discard_tree()
         manifest = _manifest(job, outcome, written.figures, scanned, found, options, datapool, part, progress)
         written.write_report(scratch.tree, manifest, options)
         log.info("Writing report to %s.", f"{target.uri.rstrip('/')}/{layout.REPORT_HTML}")

@@ -48,10 +48,14 @@ class Scratch:
         """What no later run can use."""
         return _made(self.folder / "work")
 
+    def discard_tree(self) -> None:
+        """Begin the output anew."""
+        shutil.rmtree(self.folder / "tree", ignore_errors=True)
+
     def discard_output(self) -> None:
         """Remove what a later run must not find."""
-        for name in ("tree", "work"):
-            shutil.rmtree(self.folder / name, ignore_errors=True)
+        self.discard_tree()
+        shutil.rmtree(self.folder / "work", ignore_errors=True)
 
 
 @contextmanager

@@ -12,11 +12,19 @@ from lightly_pipeline.worker.frames import FrameTable
 from lightly_pipeline.worker.options import Options
 from lightly_pipeline.worker.output.contact_sheet import thumbnail
 from lightly_pipeline.worker.progress import Progress
-from lightly_pipeline.worker.scan import ScanError, WrittenFrame, write_frames
-from lightly_pipeline.worker.scanning import Scanner
+from lightly_pipeline.worker.scan import FramesLost, ScanError, WrittenFrame, write_frames
+from lightly_pipeline.worker.scanning import Scanner, file_sha256
 
 #: Shortest edge of the pictures that only the report and the contact sheet need.
 _SMALL = 144
+
+
+class RowsLost(Exception):
+    """Frames of a damaged file that cannot be decoded a second time: `rows` of the table."""
+
+    def __init__(self, rows: Sequence[int]) -> None:
+        super().__init__(f"rows {list(rows)} cannot be decoded again")
+        self.rows = tuple(rows)
 
 
 @dataclass(frozen=True)
@@ -85,6 +93,13 @@ class Writer:
                 output_image_size=size,
                 on_progress=on_progress,
             )
+        except FramesLost as error:
+            [file], [digest] = scanned.files, scanned.sha256
+            if file_sha256(scanned.scan.path) != digest:
+                raise StorageError(
+                    f"{file.name} was changed while the worker ran: start the run again, and leave the input alone."
+                ) from error
+            raise RowsLost([int(self.table.starts[part]) + index for index in error.indices]) from error
         except ScanError as error:
             raise StorageError(f"{error} Start the run again.") from error
         except OSError as error:

@@ -11,6 +11,7 @@ from lightly_pipeline.worker.scan.images import scan_images
 from lightly_pipeline.worker.scan.types import (
     FRAME_DTYPE,
     EmbedderIdentity,
+    FramesLost,
     Problem,
     ScanError,
     ScanSettings,
@@ -23,6 +24,7 @@ from lightly_pipeline.worker.scan.write import write_frames
 __all__ = [
     "FRAME_DTYPE",
     "EmbedderIdentity",
+    "FramesLost",
     "Problem",
     "ScanError",
     "ScanSettings",

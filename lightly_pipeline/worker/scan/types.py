@@ -6,6 +6,7 @@ Only values live here; reading video is in `decode`, turning pixels into vectors
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,18 @@ IMAGE_FORMATS = ("png", "jpg", "jpeg")
 
 class ScanError(Exception):
     """What cannot be scanned or written, in one sentence that names it."""
+
+
+class FramesLost(ScanError):
+    """Frames that do not decode again to the pixels that were scanned: `indices`, sorted.
+
+    Either the file was changed since, or it is damaged: what a decoder makes of a picture whose references are
+    missing depends on what it decoded before.
+    """
+
+    def __init__(self, name: str, indices: Iterable[int]) -> None:
+        self.indices = sorted(indices)
+        super().__init__(f"{name}: frames {self.indices[:5]} do not decode again to the pixels that were scanned.")
 
 
 @dataclass(frozen=True)

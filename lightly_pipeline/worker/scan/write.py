@@ -32,7 +32,7 @@ from lightly_pipeline.worker.scan.packets import (
     read_packets,
     video_stream,
 )
-from lightly_pipeline.worker.scan.types import ScanError, VideoScan, WrittenFrame
+from lightly_pipeline.worker.scan.types import FramesLost, ScanError, VideoScan, WrittenFrame
 
 
 def _nothing(frames: int) -> None:
@@ -52,9 +52,9 @@ def write_frames(
 
     image_format and output_image_size default to the scan's settings; with others nothing kept can be used.
     Folders are made. Each file appears whole or not at all. A kept picture is moved, not copied: asked for
-    again, it is decoded again. Returns one `WrittenFrame` per pick, in the order of `picks`. Raises ScanError
-    when a frame cannot be had a second time (the file changed since it was scanned), OSError when the target
-    cannot be written.
+    again, it is decoded again. Returns one `WrittenFrame` per pick, in the order of `picks`. Raises FramesLost
+    when frames do not decode again to the pixels that were scanned, ScanError when an image cannot be read again,
+    OSError when the target cannot be written.
     """
     image_format = image_format or scan.settings.image_format
     size = scan.settings.output_image_size if output_image_size is None else output_image_size
@@ -155,10 +155,7 @@ class _Encoding:
         if left:
             left -= self._from_the_start(left)
         if left:
-            raise ScanError(
-                f"{self._scan.path.name}: frames {sorted(left)[:5]} were there when it was scanned and are "
-                "not now: do not change the input while the worker runs."
-            )
+            raise FramesLost(self._scan.path.name, left)
 
     def _groups(self, wanted: list[int]) -> Iterator[tuple[list[Packet], list[int]]]:
         """The packets of each group that holds a wanted frame, with the frames."""

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lightly_pipeline.worker.scan import ScanError, ScanSettings, scan_video, snap_in_stages, snap_to_kept, write_frames
+from lightly_pipeline.worker.scan import (
+    FramesLost,
+    ScanError,
+    ScanSettings,
+    scan_video,
+    snap_in_stages,
+    snap_to_kept,
+    write_frames,
+)
 from lightly_pipeline.worker.scan.encode import PictureEncoder, target_size
 from lightly_pipeline.worker.scan.png import PngEncoder
 from lightly_pipeline_tests.worker.scan.clips import picture, render
@@ -64,13 +72,14 @@ def test_another_format_or_size_than_the_scans_is_decoded_again(tmp_path):
     assert first in scan.candidates
 
 
-def test_a_file_that_changed_since_the_scan_is_an_error_that_says_so(tmp_path):
+def test_frames_that_a_file_no_longer_gives_are_named(tmp_path):
     settings = ScanSettings(expected_share=0)
     path = render(tmp_path / "a.mp4", 20)
     scan = scan_video(path, scratch=tmp_path, settings=settings)
     render(path, 20, shot=3, width=96, height=64)
-    with pytest.raises(ScanError, match="do not change the input"):
+    with pytest.raises(FramesLost, match=r"frames \[7\] do not decode again") as lost:
         write_frames(scan, [7], lambda index: tmp_path / "7.png")
+    assert lost.value.indices == [7]
     with pytest.raises(ScanError, match="there is no frame 20"):
         write_frames(scan, [20], lambda index: tmp_path / "20.png")
 

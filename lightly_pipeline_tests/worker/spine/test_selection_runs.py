@@ -16,6 +16,8 @@ from lightly_pipeline.worker import select_frames
 from lightly_pipeline.worker.budget import share_of
 from lightly_pipeline.worker.duplicates import first_of_equal
 from lightly_pipeline.worker.errors import DatapoolUnusable, NothingToSelect, OptionError, StorageError
+from lightly_pipeline.worker.progress import Listener, Progress
+from lightly_pipeline.worker.scan.measure import Meter
 from lightly_pipeline_tests.worker.spine.conftest import run_worker, tree_of, write_clip
 
 
@@ -79,6 +81,60 @@ def test_another_selection_leaves_nothing_of_the_one_before_it(clips, tmp_path):
         file["path"] for file in manifest["files"]
     }
     assert len(list((out / "data/sampled").rglob("*.png"))) == 3
+
+
+class _At(Listener):
+    """Does something when a stage begins."""
+
+    def __init__(self, stage, action):
+        self._stage, self._action = stage, action
+
+    def begin(self, stage, total, unit):
+        if stage == self._stage:
+            self._action()
+
+    def advance(self, done, total, seconds):
+        pass
+
+    def end(self, done, seconds):
+        pass
+
+
+def test_a_frame_of_a_damaged_file_that_decodes_once_is_left_out_and_another_takes_its_place(
+    clips, tmp_path, monkeypatch
+):
+    """libvpx made other pixels of a damaged picture the second time: the whole run ended with an error."""
+    options = {"stopping_condition.n_samples": 5, "dump_dataset": True, "exact_frames": True}
+    whole = select_frames(clips, tmp_path / "whole", options)
+    first = sampled(tmp_path / "whole")[0]
+    hashes = []
+    true_hash = Meter.hash
+
+    def unsteady(self, frame):
+        digest = true_hash(self, frame)
+        hashes.append(digest)
+        return bytes(16) if digest == hashes[0] else digest
+
+    monkeypatch.setattr(Meter, "hash", unsteady)
+    result = select_frames(clips, tmp_path / "out", {**options, "num_threads": 1})
+    assert result.manifest.counts.selected == whole.manifest.counts.selected == 5
+    assert result.manifest.counts.corrupt == 1
+    assert len(list((tmp_path / "out/data/sampled").rglob("*.png"))) == 5
+    information = json.loads((tmp_path / "out/corruptness_check_information.json").read_text())
+    [(name, reason)] = information["corrupt_samples"].items()
+    assert name == first
+    assert "decodes to other pixels" in reason
+    assert name not in sampled(tmp_path / "out")
+
+
+def test_a_file_that_is_changed_under_the_worker_is_an_error_that_says_so(clips, tmp_path):
+    folder = tmp_path / "in"
+    shutil.copytree(clips, folder)
+    progress = Progress(_At("write", lambda: write_clip(folder / "a.mp4", seed=9)))
+    options = {"stopping_condition.n_samples": 9, "dump_dataset": True, "exact_frames": True}
+    with pytest.raises(StorageError, match=r"a\.mp4 was changed while the worker ran"):
+        select_frames(folder, tmp_path / "out", options, progress=progress)
+    assert not (tmp_path / "out/manifest.json").exists()
 
 
 def test_changed_input_is_another_job(clips, tmp_path):
