@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lightly_pipeline.worker.ahead import loading_ahead
 from lightly_pipeline.worker.arguments import make_options, result_options
 from lightly_pipeline.worker.choosing import choose
 from lightly_pipeline.worker.datapool import Datapool
@@ -90,7 +91,8 @@ def select_frames(
             return done
         log_file = stack.enter_context(_log_file(scratch))
         scanner = Scanner(source, options, scratch, progress)
-        scanned = scanner.scan(found)
+        with loading_ahead():
+            scanned = scanner.scan(found)
         table = _table(scanned, found, source, scratch)
 
         given = None

@@ -28,11 +28,6 @@ _EVERY = 2.0
 _PICTURE_BYTES = 72_000
 
 
-def started_by_dagster() -> bool:
-    """Whether Dagster waits for messages from this process."""
-    return _CONTEXT in os.environ and _MESSAGES in os.environ
-
-
 class _PromptChannel(dp.PipesS3MessageWriterChannel):
     """The S3 channel, whose last chunk leaves as soon as the session closes instead of at the next full second."""
 

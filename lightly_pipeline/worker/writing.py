@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -13,7 +14,8 @@ from lightly_pipeline.worker.options import Options
 from lightly_pipeline.worker.output.contact_sheet import thumbnail
 from lightly_pipeline.worker.progress import Progress
 from lightly_pipeline.worker.scan import FramesLost, ScanError, WrittenFrame, write_frames
-from lightly_pipeline.worker.scanning import Scanner, file_sha256
+from lightly_pipeline.worker.scan.cores import usable_cores
+from lightly_pipeline.worker.scanning import Scanner, file_sha256, scan_settings
 
 #: Shortest edge of the pictures that only the report and the contact sheet need.
 _SMALL = 144
@@ -72,7 +74,10 @@ class Writer:
             targets = {index: folder / f"{start + index}.jpg" for index in indices}
             for frame in self._write(part, indices, targets, "jpg", _SMALL, lambda done: self.progress.check()):
                 paths[start + frame.index] = frame.path
-        return {row: thumbnail(paths[row]) for row in rows}
+        with ThreadPoolExecutor(
+            scan_settings(self.options).threads or usable_cores(), thread_name_prefix="small"
+        ) as threads:
+            return dict(zip(rows, threads.map(lambda row: thumbnail(paths[row]), rows), strict=True))
 
     def _by_scan(self, rows: Sequence[int]) -> dict[int, list[int]]:
         by_scan: dict[int, list[int]] = defaultdict(list)

@@ -86,7 +86,7 @@ def write_report(
         },
     }
     (tree / layout.REPORT_JSON).write_text(json.dumps(report, indent=1), encoding="utf-8")
-    page = _template().render(
+    page = report_template().render(
         report=report,
         paired_frames=PAIRED_FRAMES,
         manifest=manifest,
@@ -212,7 +212,8 @@ def _inline(picture: "Image.Image") -> str:
 
 
 @cache
-def _template() -> "jinja2.Template":
+def report_template() -> "jinja2.Template":
+    """The page's template; compiled at the first call."""
     import jinja2
 
     environment = jinja2.Environment(

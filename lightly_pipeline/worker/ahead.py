@@ -1,0 +1,31 @@
+"""Loading what the end of a run needs while the scan decodes.
+
+Parquet's library and the compiled template of the report take a third of a second to load, as long as some hundred
+frames take to decode. libav leaves the interpreter alone meanwhile.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib import import_module
+
+from PIL import Image
+
+from lightly_pipeline.worker.report.page import report_template
+
+
+@contextmanager
+def loading_ahead() -> Iterator[None]:
+    """Load in a thread beside the block. What fails to load fails again, with its own words, where it is used."""
+
+    def load() -> None:
+        for step in (lambda: import_module("pyarrow.parquet"), report_template, Image.preinit):
+            with suppress(Exception):
+                step()
+
+    thread = threading.Thread(target=load, name="ahead", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
