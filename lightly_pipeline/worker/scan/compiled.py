@@ -1,6 +1,6 @@
 """Loading the compiled kernels without importing their compiler.
 
-Importing numba takes longer than decoding a short clip. So the kernels (in `kernels.py`) are compiled once
+Importing numba takes longer than decoding a short clip. So the kernels (in `kernels`) are compiled once
 per installation and kind of processor to machine code, kept beside Python's own compiled files (or, where that
 folder is not ours to write, in the user's cache), and afterwards loaded by llvmlite alone, which takes some
 milliseconds. Calls go through ctypes, which releases the GIL.
@@ -26,7 +26,7 @@ from typing import Any
 
 import llvmlite.binding as llvm
 
-_SOURCE = Path(__file__).with_name("kernels.py")
+_SOURCES = Path(__file__).with_name("kernels")
 _MODULE = "lightly_pipeline.worker.scan.kernels"
 _lock = threading.Lock()
 _C = ctypes.CDLL(None)
@@ -37,7 +37,7 @@ Machine = tuple[dict[str, str], list[str], list[bytes]]
 
 @dataclass(frozen=True)
 class Kernels:
-    """The compiled functions of `kernels.py`; each takes the address of its int64 parameters."""
+    """The compiled functions of `kernels`; each takes the address of its int64 parameters."""
 
     functions: Mapping[str, Callable[[int], int]]
     #: Keeps the machine code alive.
@@ -46,7 +46,7 @@ class Kernels:
 
 def cache_folders() -> list[Path]:
     """Where machine code may be kept, best first: `__pycache__`, the user's cache, a private folder in temp."""
-    folders = [Path(cache_from_source(str(_SOURCE))).parent]
+    folders = [Path(cache_from_source(str(_SOURCES / "__init__.py"))).parent]
     base = os.environ.get("XDG_CACHE_HOME") or (
         os.path.join(os.environ["HOME"], ".cache") if os.environ.get("HOME") else ""
     )
@@ -59,8 +59,7 @@ def cache_folders() -> list[Path]:
 
 def _key() -> str:
     parts = [
-        _SOURCE.read_bytes().hex(),
-        Path(__file__).read_bytes().hex(),
+        *(path.read_bytes().hex() for path in (Path(__file__), *sorted(_SOURCES.glob("*.py")))),
         metadata.version("numba"),
         metadata.version("llvmlite"),
         llvm.get_host_cpu_name(),
