@@ -102,7 +102,7 @@ def sandbox(videos: Path | None, state: Path, reset: bool, command: tuple[str, .
                 click.echo(f"export {name}={shlex.quote(value)}")
             _wait_for_a_signal()
             return
-        code = _run(command, environment)
+        code, _ = _run(command, environment)
     sys.exit(code)
 
 
@@ -166,7 +166,10 @@ def collect(count: int, run: bool) -> None:
 
             for video in found:
                 tags = json.dumps({"dagster/partition": pexels_key(video.id)})
-                failed += _run((*DAGSTER_JOB_EXECUTE, "--tags", tags), dict(os.environ)) != 0
+                code, interrupted = _run((*DAGSTER_JOB_EXECUTE, "--tags", tags), dict(os.environ))
+                if interrupted:
+                    raise click.Abort
+                failed += code != 0
     if failed:
         raise click.ClickException(f"{failed} of {len(found)} runs failed; `dagster dev` shows why.")
 
@@ -217,27 +220,33 @@ def _require_dagster_home() -> None:
     os.environ["DAGSTER_HOME"] = str(dagster_home(_STATE))
 
 
-def _run(command: tuple[str, ...], environment: dict[str, str]) -> int:
-    """Run `command` to its end and give its exit code.
+def _run(command: tuple[str, ...], environment: dict[str, str]) -> tuple[int, bool]:
+    """Run `command` to its end; its exit code, and whether this process was told to stop meanwhile.
 
     Ctrl-C reaches the command by itself, as it is of the same process group: this process only waits for it to end, so
     that nothing is taken away from under it. SIGTERM is passed on.
     """
+    process: subprocess.Popen[bytes] | None = None
+    heard: list[int] = []
+
+    def hear(number: int, _frame: FrameType | None) -> None:
+        heard.append(number)
+        if process is not None and number == signal.SIGTERM:
+            process.send_signal(number)
+
+    # Before the command is started, as it may be interrupted in its first moment; it does not inherit the handlers.
+    previous = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         process = subprocess.Popen(command, env=environment)
+        for number in heard:
+            process.send_signal(number)
+        code = process.wait()
     except OSError as error:
         raise click.ClickException(f"{command[0]} could not be started: {error.strerror}.") from error
-
-    def pass_on(number: int, _frame: FrameType | None) -> None:
-        process.send_signal(number)
-
-    previous = signal.signal(signal.SIGINT, signal.SIG_IGN), signal.signal(signal.SIGTERM, pass_on)
-    try:
-        code = process.wait()
     finally:
-        signal.signal(signal.SIGINT, previous[0])
-        signal.signal(signal.SIGTERM, previous[1])
-    return code if code >= 0 else 128 - code
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    return code if code >= 0 else 128 - code, bool(heard)
 
 
 def _wait_for_a_signal() -> None:

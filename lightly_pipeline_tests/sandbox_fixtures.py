@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from lightly_pipeline.sandbox import Sandbox, SandboxTimings
+from lightly_pipeline_tests.clips import FOOTAGE_CACHE
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +18,7 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
     with Sandbox(
         tmp_path_factory.mktemp("sandbox"),
         timings=SandboxTimings.fast(),
-        footage=tmp_path_factory.getbasetemp() / "footage",
+        footage=FOOTAGE_CACHE,
         port=0,
     ) as opened:
         yield opened

@@ -35,6 +35,7 @@ def failed(world, monkeypatch):
         assert not result.success
         assert set(world.settled_states().values()) == {"stopped"}
         assert failures[0].user_failure_data is not None, failures[0].error.to_string()
+        assert failures[0].user_failure_data.metadata
         return failures[0].user_failure_data.description
 
     return run

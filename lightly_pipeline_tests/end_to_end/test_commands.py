@@ -101,9 +101,18 @@ def test_two_partitions_at_once_do_not_disturb_each_other(world, keys):
     assert set(world.settled_states().values()) == {"stopped"}
 
 
-@pytest.mark.parametrize("count", [2])
-def test_collect_registers_random_videos_and_prints_their_keys(world, count):
-    printed = succeeded(world.run("lightly-pipeline", "collect", "--count", str(count))).split()
-    assert len(set(printed)) == count
+def test_collect_registers_random_videos_and_prints_their_keys(world):
+    printed = succeeded(world.run("lightly-pipeline", "collect", "--count", "2")).split()
+    assert len(set(printed)) == 2
     with world.instance() as instance:
         assert set(instance.get_dynamic_partitions("videos")) == set(printed)
+
+
+@pytest.mark.long
+def test_collect_runs_what_it_has_found(world):
+    done = world.run("lightly-pipeline", "collect", "--run")
+    succeeded(done)
+    with world.instance() as instance:
+        [key] = instance.get_dynamic_partitions("videos")
+    assert done.stdout.splitlines()[0] == key
+    assert manifest(world, key)["counts"]["selected"] > 0

@@ -11,21 +11,21 @@ from pathlib import Path
 import pytest
 
 from lightly_pipeline.sandbox import footage
+from lightly_pipeline_tests.clips import FOOTAGE_CACHE
 from lightly_pipeline_tests.world import BIN
 
 
 @pytest.fixture(scope="module")
-def rendered(tmp_path_factory):
-    """The sandbox's own clips, rendered once for all sandboxes of this module."""
-    folder = tmp_path_factory.getbasetemp() / "footage"
-    return {clip.name: clip for clip in footage.footage(folder)}
+def rendered():
+    """The sandbox's own clips, rendered once for all tests."""
+    return {clip.name: clip for clip in footage.footage(FOOTAGE_CACHE)}
 
 
 @pytest.fixture
 def here(tmp_path, rendered):
     """An empty folder, where the sandbox finds the footage rendered already."""
     (tmp_path / ".sandbox").mkdir()
-    (tmp_path / ".sandbox" / "footage").symlink_to(next(iter(rendered.values())).files[0].parents[1])
+    (tmp_path / ".sandbox" / "footage").symlink_to(FOOTAGE_CACHE)
     return tmp_path
 
 
@@ -129,6 +129,17 @@ def test_nothing_that_the_user_has_set_for_aws_leads_out_of_the_sandbox(here):
     done = run(here, "sandbox", "--", "aws", "s3", "ls", **users)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[-1] == "lightly-sandbox"
+
+
+def test_ctrl_c_reaches_the_command_which_ends_in_its_own_time_and_way(here):
+    """The sandbox is there until then, also if it is the command's first moment: what it clears up finds its bucket."""
+    clear_up = "trap 'aws s3 ls && exit 3' INT; echo up; while :; do sleep 0.2; done"
+    with start(here, "sandbox", "--", "sh", "-c", clear_up) as shell:
+        assert shell.stdout.readline() == "up\n"
+        os.killpg(shell.pid, signal.SIGINT)
+        told = shell.stdout.read()
+    assert (shell.returncode, told.split()[-1]) == (3, "lightly-sandbox")
+    assert not _processes_of(here)
 
 
 def test_a_command_that_does_not_exist_is_named(here):
