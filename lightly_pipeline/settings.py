@@ -32,7 +32,6 @@ class Setting:
     name: str
     meaning: str
     default: str | None = None
-    secret: bool = False
 
     def value(self, environment: Mapping[str, str] | None = None) -> str:
         """The variable's text, or its default; MissingSetting where it has neither. Empty counts as unset."""
@@ -54,7 +53,7 @@ class Setting:
         return int(text)
 
 
-PEXELS_API_KEY = Setting("PEXELS_API_KEY", "key of the Pexels API, from pexels.com/api", secret=True)
+PEXELS_API_KEY = Setting("PEXELS_API_KEY", "key of the Pexels API, from pexels.com/api")
 PEXELS_API_ROOT = Setting("PEXELS_API_ROOT", "where the Pexels API answers", "https://api.pexels.com")
 PEXELS_FILE_HOSTS = Setting(
     "PEXELS_FILE_HOSTS",

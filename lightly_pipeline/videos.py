@@ -8,7 +8,6 @@ the folder's own name for a video that somebody else put into the bucket. The S3
 
 import re
 from collections.abc import Iterable
-from pathlib import PurePosixPath
 
 import click
 import dagster as dg
@@ -21,6 +20,7 @@ OUTPUT_PREFIX = "output_dir/"
 DATAPOOL_PREFIX = "datapool"
 MANIFEST = "manifest.json"
 
+_PARTITIONS = "videos"
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _PEXELS_KEY = re.compile(r"pexels-([1-9][0-9]{0,17})")
 
@@ -65,14 +65,6 @@ def manifest_key(key: str) -> str:
     return f"{OUTPUT_PREFIX}{key}/{MANIFEST}"
 
 
-def key_of_object(object_key: str) -> str | None:
-    """The video key of an object under `input_dir/`, or None where the object lies in no proper folder."""
-    path = PurePosixPath(object_key.removeprefix(INPUT_PREFIX))
-    if not object_key.startswith(INPUT_PREFIX) or len(path.parts) < 2 or not is_video_key(path.parts[0]):
-        return None
-    return path.parts[0]
-
-
 class VideoPartitionsDefinition(dg.DynamicPartitionsDefinition):
     """Dynamic partitions that register a well-formed `pexels-<id>` key when a run names it.
 
@@ -101,16 +93,21 @@ class VideoPartitionsDefinition(dg.DynamicPartitionsDefinition):
         )
 
 
-videos = VideoPartitionsDefinition(name="videos")
+videos = VideoPartitionsDefinition(name=_PARTITIONS)
 """One partition per video key."""
+
+
+def is_registered(instance: DagsterInstance, key: str) -> bool:
+    """Whether `key` is a partition already."""
+    return instance.has_dynamic_partition(_PARTITIONS, key)
 
 
 def register_videos(instance: DagsterInstance, keys: Iterable[str]) -> None:
     """Add `keys` to the partitions; a key that is there already, or that another process adds now, is fine."""
     for key in keys:
         try:
-            instance.add_dynamic_partitions("videos", [key])
+            instance.add_dynamic_partitions(_PARTITIONS, [key])
         except IntegrityError:
             # Dagster looks first and inserts then; somebody inserted in between.
-            if not instance.has_dynamic_partition("videos", key):
+            if not is_registered(instance, key):
                 raise

@@ -8,7 +8,6 @@ from lightly_pipeline.videos import (
     UnknownVideoKey,
     input_key,
     is_video_key,
-    key_of_object,
     manifest_key,
     pexels_id,
     pexels_key,
@@ -38,7 +37,6 @@ def test_letters_digits_and_a_little_punctuation_make_a_key(key):
 )
 def test_what_could_be_a_path_or_a_command_is_no_key(key):
     assert not is_video_key(key)
-    assert key_of_object(f"input_dir/{key}/video.mp4") is None or "/" in key
 
 
 def test_a_pexels_key_and_its_id_belong_together():
@@ -53,9 +51,6 @@ def test_only_a_plain_positive_number_makes_a_pexels_key(key):
 def test_the_layout_is_the_tutorials():
     assert input_key("pexels-1", "1.mp4") == "input_dir/pexels-1/1.mp4"
     assert manifest_key("pexels-1") == "output_dir/pexels-1/manifest.json"
-    assert key_of_object("input_dir/holiday/sub/a.mp4") == "holiday"
-    assert key_of_object("input_dir/loose.mp4") is None
-    assert key_of_object("output_dir/holiday/a.mp4") is None
 
 
 def test_a_pexels_key_that_nobody_registered_registers_itself(instance):

@@ -64,4 +64,8 @@ class SelectionConfig(_dagster_config(Options)):  # type: ignore[misc]
         try:
             return to_arguments(make_options({**self.model_dump(), **given}))
         except OptionError as error:
-            raise dg.Failure(f"The selection's configuration is wrong: {error}", allow_retries=False) from error
+            raise dg.Failure(
+                f"The selection's configuration is wrong: {error}",
+                metadata={"error": type(error).__name__},
+                allow_retries=False,
+            ) from error

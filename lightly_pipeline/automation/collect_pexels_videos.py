@@ -12,7 +12,7 @@ import dagster as dg
 from lightly_pipeline.automation.jobs import collect_videos_job
 from lightly_pipeline.pexels import PexelsVideo
 from lightly_pipeline.resources.pexels import PexelsResource
-from lightly_pipeline.videos import pexels_key, register_videos
+from lightly_pipeline.videos import is_registered, pexels_key, register_videos
 
 VIDEOS_PER_TICK = 3
 
@@ -24,7 +24,7 @@ def discover_videos(
     found = pexels.open().client.discover(
         count,
         rng or random.Random(),  # noqa: S311 - which video comes next is no secret
-        lambda video_id: instance.has_dynamic_partition("videos", pexels_key(video_id)),
+        lambda video_id: is_registered(instance, pexels_key(video_id)),
     )
     register_videos(instance, (pexels_key(video.id) for video in found))
     return found

@@ -19,7 +19,7 @@ from lightly_pipeline.automation.jobs import lightly_pipeline_job, select_frames
 from lightly_pipeline.resources.s3 import BucketResource
 from lightly_pipeline.settings import SETTLE_SECONDS
 from lightly_pipeline.storage import VideoBucket, VideoFolder, read_folders
-from lightly_pipeline.videos import INPUT_PREFIX, input_prefix, is_video_key, videos
+from lightly_pipeline.videos import INPUT_PREFIX, input_prefix, is_registered, is_video_key, videos
 
 OBJECTS_PER_TICK = 10_000
 LOOKUPS_PER_TICK = 100
@@ -87,7 +87,7 @@ def new_s3_videos(context: dg.SensorEvaluationContext, s3: BucketResource) -> dg
         context.log.warning(sentence)
 
     due = _not_selected(context.instance, folders)
-    unknown = [folder.name for folder in due if not context.instance.has_dynamic_partition("videos", folder.name)]
+    unknown = [folder.name for folder in due if not is_registered(context.instance, folder.name)]
     stored = _latest_versions(context.instance, s3_video_object.key, [folder.name for folder in due])
     return dg.SensorResult(
         run_requests=[
