@@ -151,13 +151,15 @@ class Hold:
     def note(self, command: str | None) -> None:
         """Renew the lease now, and write down which command runs under it."""
         seen = self._ready()
+        # A lease counts from before its write, however long that took.
+        before = self.clock.monotonic()
         refusal = self.store.update(
             seen.id,
             lambda record, now: lease_record.renew(record, self.holder, now, ttl=self.settings.ttl, command=command),
         )
         if refusal is not None:
             raise InstanceTaken(f"The lease of {self.holder} on {seen.id} expired, and the instance is being stopped.")
-        self._renewed = self.clock.monotonic()
+        self._renewed = before
 
     def leave(self) -> None:
         """Give back the instance that was lost or is not wanted, and be ready to acquire another."""
@@ -281,10 +283,11 @@ class Hold:
             )
             return new, (refusal is None, any(record.leases[name].kind == "job" for name in held))
 
+        before = self.clock.monotonic()
         taken, self.resumed = self.store.update(seen.id, change)
         if taken:
             self.seen = seen
-            self._renewed = self.clock.monotonic()
+            self._renewed = before
         elif not known:
             del self._touched[seen.id]
         return taken

@@ -282,6 +282,27 @@ def test_a_stopper_that_slept_through_its_own_door_does_not_stop_the_next_holder
     assert cloud.machines[FIRST].state == "stopping"
 
 
+def test_a_stopper_whose_host_stood_still_asks_whether_its_door_is_still_closed_before_its_first_stop() -> None:
+    """A suspended machine, say, between the moment that the door's end was reckoned from and the stop."""
+    cloud = VirtualCloud()
+    stood: list[float] = []
+
+    def stand_still(Body: bytes, **_: Any) -> None:
+        if b'"door":{' in Body and not stood:
+            stood.append(cloud.now)
+            cloud.pass_time(70)
+
+    cloud.meddle("PutObject", stand_still)
+    stopper = VirtualProcess(cloud, RunnerSettings(), lambda runner: runner.run(_job("first")))
+    _go_on_until(stopper, cloud, "StopInstances")
+    door = cloud.runner().store.read(FIRST).door
+    assert stood
+    assert door is not None
+    assert door.until > cloud.now + 50
+    run_together([stopper], cloud)
+    assert cloud.machines[FIRST].state == "stopping"
+
+
 def test_a_closed_door_refuses_everybody_until_its_time_is_over_or_its_claim_is_cleared() -> None:
     record, _ = transitions.acquire(Record(), "a", 0.0, ttl=100, max_jobs=2)
     record, released = transitions.release(record, "a", 10.0, claim="stopper")
