@@ -128,7 +128,8 @@ class LeaseRaces(RuleBasedStateMachine):
                 ("PutObject", 5.0),
                 ("PutObject", 70.0),
                 ("StopInstances", 5.0),
-                ("a stop that EC2 has refused", 70.0),
+                ("a stop that EC2 has refused", 65.0),
+                ("a stop that EC2 has refused", 75.0),
             ]
         ),
     )

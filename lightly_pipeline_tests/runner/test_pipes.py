@@ -233,8 +233,11 @@ def test_the_sensor_stops_what_a_dead_holder_has_left_running(sandbox_environmen
     )
 
     def tick() -> str:
-        context = dg.build_sensor_context(resources={"runner": RunnerResource()})
-        answer = release_expired_instances(context)
+        with (
+            dg.DagsterInstance.ephemeral() as instance,
+            dg.build_sensor_context(instance, resources={"runner": RunnerResource()}) as context,
+        ):
+            answer = release_expired_instances(context)
         assert isinstance(answer, dg.SkipReason)
         return answer.skip_message or ""
 
