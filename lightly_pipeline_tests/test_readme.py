@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from lightly_pipeline import settings
+from lightly_pipeline.cli import main
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -34,6 +35,11 @@ def test_every_relative_link_leads_somewhere(target):
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"\bmake ([a-z]+)", README))))
 def test_every_make_target_that_is_named_exists(target):
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"lightly-pipeline ([a-z]+)", README))))
+def test_every_command_that_is_named_exists(name):
+    assert name in main.commands
 
 
 def test_no_environment_variable_is_read_elsewhere():
