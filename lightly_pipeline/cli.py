@@ -4,6 +4,7 @@ Everything that takes time to import is imported by the command that needs it. E
 sentence without a traceback.
 """
 
+import errno
 import json
 import os
 import shlex
@@ -22,11 +23,14 @@ import click
 from lightly_pipeline.cli_instances import instances
 
 if TYPE_CHECKING:
+    import dagster as dg
+
     from lightly_pipeline.sandbox import JoinedSandbox, Sandbox
 
 _STATE = Path(".sandbox")
 # A sandbox that another process is opening or resetting just now is waited for.
 _SETTLES_WITHIN_SECONDS = 15.0
+_OF_THE_DISK = {errno.EACCES, errno.EEXIST, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS}
 
 
 class _Sentences(click.Group):
@@ -39,6 +43,11 @@ class _Sentences(click.Group):
         except Exception as error:
             if _is_ours(error):
                 raise click.ClickException(str(error)) from error
+            if isinstance(error, OSError) and error.errno in _OF_THE_DISK and error.filename:
+                raise click.ClickException(
+                    f"{error.filename} cannot be used ({error.strerror}): grant access or free space there, or choose "
+                    f"another folder with --state or --output."
+                ) from error
             raise
 
 
@@ -123,12 +132,10 @@ def demo(videos: Path | None, state: Path, count: int | None, output: Path) -> N
     _forget_aws()
     with _opened(state, videos) as opened:
         os.environ.update(opened.environment)
-        import dagster as dg
-
         from lightly_pipeline import demo as pipeline
         from lightly_pipeline.resources.pexels import PexelsResource
 
-        with dg.DagsterInstance.get() as instance:
+        with _dagster_instance() as instance:
             offered = list(pipeline.offered_videos(PexelsResource()))
             if not offered:
                 raise click.ClickException(f"There is no video in {videos}: put some there, or leave --videos out.")
@@ -147,15 +154,13 @@ def demo(videos: Path | None, state: Path, count: int | None, output: Path) -> N
 @click.option("--run", is_flag=True, help="Also run the pipeline for each of them.")
 def collect(count: int, run: bool) -> None:
     """Discover random popular videos on Pexels, register their partitions and print the keys."""
-    import dagster as dg
-
     from lightly_pipeline.automation.collect_pexels_videos import discover_videos
     from lightly_pipeline.resources.pexels import PexelsResource
     from lightly_pipeline.videos import pexels_key
 
     _require_dagster_home()
     failed = 0
-    with dg.DagsterInstance.get() as instance:
+    with _dagster_instance() as instance:
         found = discover_videos(instance, PexelsResource(), count)
         for video in found:
             click.echo(pexels_key(video.id))
@@ -218,6 +223,19 @@ def _require_dagster_home() -> None:
     from lightly_pipeline.sandbox import dagster_home
 
     os.environ["DAGSTER_HOME"] = str(dagster_home(_STATE))
+
+
+@contextmanager
+def _dagster_instance() -> "Iterator[dg.DagsterInstance]":
+    """The instance in DAGSTER_HOME."""
+    import dagster as dg
+
+    try:
+        opened = dg.DagsterInstance.get()
+    except dg.DagsterError as error:
+        raise click.ClickException(f"Dagster's instance cannot be opened: {error}") from error
+    with opened as instance:
+        yield instance
 
 
 def _run(command: tuple[str, ...], environment: dict[str, str]) -> tuple[int, bool]:

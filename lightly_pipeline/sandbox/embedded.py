@@ -48,13 +48,22 @@ def _only_user_of(state: Path) -> Iterator[None]:
 def reset_sandbox(state: Path) -> None:
     """Remove what a sandbox keeps in its `state` folder, and nothing else that may be there.
 
-    Raises SandboxError while a sandbox uses it.
+    Raises SandboxError while a sandbox uses it, and where something cannot be removed.
     """
     if not state.is_dir():
         return
     with _only_user_of(state):
-        for name in _FOLDERS:
-            shutil.rmtree(state / name, ignore_errors=True)
+        for folder in [state / name for name in _FOLDERS]:
+            try:
+                if folder.is_symlink():
+                    folder.unlink()
+                elif folder.exists():
+                    shutil.rmtree(folder)
+            except OSError as error:
+                raise SandboxError(
+                    f"{error.filename or folder} could not be removed ({error.strerror}): remove it yourself, "
+                    f"and reset again."
+                ) from error
 
 
 class Sandbox:

@@ -166,3 +166,18 @@ def test_a_folder_without_video_for_the_sandbox(world, tmp_path):
     assert done.returncode == 1
     assert "no video" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_dagster_home_that_is_no_folder(world, tmp_path):
+    done = world.run("lightly-pipeline", "collect", DAGSTER_HOME=str(tmp_path / "nowhere"))
+    assert done.returncode == 1
+    assert str(tmp_path / "nowhere") in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_folder_that_the_sandbox_cannot_use(world, tmp_path):
+    (tmp_path / "file").touch()
+    done = world.run("lightly-pipeline", "demo", "--state", "file/state", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "file/state cannot be used (Not a directory)" in done.stderr
+    assert "Traceback" not in done.stderr
