@@ -127,8 +127,13 @@ def copy_results(key: str, output: Path) -> Path:
         bucket.download(file.key, target)
     if not (arriving / "manifest.json").exists():
         raise click.ClickException(f"{bucket.uri(manifest_key(key))} is missing: run the selection again.")
-    shutil.rmtree(folder, ignore_errors=True)
+    # Out of the way in one step, so that there is never half of the one and half of the other.
+    leaving = output / f".{key}.leaving"
+    shutil.rmtree(leaving, ignore_errors=True)
+    with contextlib.suppress(FileNotFoundError):
+        folder.rename(leaving)
     arriving.rename(folder)
+    shutil.rmtree(leaving, ignore_errors=True)
     return folder
 
 

@@ -17,7 +17,6 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-    from mypy_boto3_s3.type_defs import PaginatorConfigTypeDef
 
 _MIB = 1024 * 1024
 # 8 MiB × 4 threads: about 110 MB at peak, and S3's limit of 10,000 parts is reached at 80 GB.
@@ -113,15 +112,13 @@ class VideoBucket:
                 raise StorageError(f"{self.uri(key)} has {answer['ContentLength']} bytes; at most {limit} are read.")
             return body.read()
 
-    def list(self, prefix: str, *, after: str = "", pages: int | None = None) -> Iterator[StoredObject]:
-        """The objects under `prefix` behind the key `after`, by key; at most `pages` pages of 1,000."""
+    def list(self, prefix: str, *, after: str = "") -> Iterator[StoredObject]:
+        """The objects under `prefix` behind the key `after`, by key; asked for by the 1,000, as they are needed."""
         asked: dict[str, Any] = {"Bucket": self.name, "Prefix": prefix}
         if after:
             asked["StartAfter"] = after
-        paginator = self.client.get_paginator("list_objects_v2")
-        limit: PaginatorConfigTypeDef = {"MaxItems": 1000 * pages} if pages is not None else {}
         try:
-            for page in paginator.paginate(**asked, PaginationConfig=limit):
+            for page in self.client.get_paginator("list_objects_v2").paginate(**asked):
                 for item in page.get("Contents", []):
                     yield StoredObject(item["Key"], item["Size"], item["ETag"].strip('"'), item["LastModified"], {})
         except (ClientError, BotoCoreError) as error:
