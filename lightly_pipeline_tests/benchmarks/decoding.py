@@ -15,16 +15,12 @@ import argparse
 import os
 import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
-from dataclasses import dataclass
 from pathlib import Path
 
+from lightly_pipeline_tests.benchmarks.costs import Cost, decode, run, whole_job
 from lightly_pipeline_tests.worker.scan.clips import render
 
-THREADS = 2
 MODES = {
     "jpg": ("output_image_format=jpg",),
     "png": ("output_image_format=png",),
@@ -37,48 +33,9 @@ TARGETS = {"jpg": (1.0, 1.15), "png": (1.6, 1.6), "jpg, exact": (1.35, 1.35)}
 MEMORY = 350
 
 
-@dataclass
-class Cost:
-    """What one process took: seconds of wall clock and CPU, megabytes of memory at most."""
-
-    wall: float
-    cpu: float
-    memory: float
-
-
-def run(command: list[str]) -> Cost:
-    """Run a command to its end; raises RuntimeError with its last words when it fails."""
-    with tempfile.TemporaryFile() as output:
-        begin = time.perf_counter()
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
-        _, status, usage = os.wait4(process.pid, 0)
-        wall = time.perf_counter() - begin
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            output.seek(0)
-            raise RuntimeError(f"{command[0]} failed: {output.read().decode(errors='replace')[-500:]}")
-    return Cost(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
-
-
-def decode(ffmpeg: str, clips: list[Path]) -> Cost:
-    """ffmpeg decoding every clip to nothing, one after the other."""
-    costs = [
-        run([ffmpeg, "-v", "error", "-threads", str(THREADS), "-i", str(clip), "-map", "0:v:0", "-f", "null", "-"])
-        for clip in clips
-    ]
-    return Cost(sum(cost.wall for cost in costs), sum(cost.cpu for cost in costs), max(c.memory for c in costs))
-
-
 def select(folder: Path, mode: str) -> Cost:
     """The whole job on a folder."""
-    with tempfile.TemporaryDirectory(prefix="bench-") as output:
-        return run(
-            [
-                *(sys.executable, "-m", "lightly_pipeline.worker", str(folder), output, "run_directory=run"),
-                *("stopping_condition.n_samples=0.1", "dump_dataset=True", f"num_threads={THREADS}"),
-                *MODES[mode],
-            ]
-        )
+    return whole_job(folder, "stopping_condition.n_samples=0.1", *MODES[mode])
 
 
 def clips_given(arguments: list[str], folder: Path) -> list[Path]:

@@ -137,10 +137,10 @@ class Judge:
         )
 
 
-def features_of(path: Path):
+def features_of(path: Path, spaces=SPACES):
     """{space: float32 [frames, d]} of one clip."""
-    columns = {name: [] for name in SPACES}
+    columns = {name: [] for name in spaces}
     for rgb, luma in pictures(path):
-        for name, describe in SPACES.items():
+        for name, describe in spaces.items():
             columns[name].append(describe(rgb, luma).astype(np.float32))
     return {name: np.array(rows) for name, rows in columns.items()}

@@ -12,94 +12,15 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import shutil
-import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from lightly_pipeline.worker.scan import ScanSettings, scan_video
 from lightly_pipeline.worker.select import select
-from lightly_pipeline_tests.benchmarks.judges import SPACES, Judge, features_of
-
-_EXTENSIONS = {".mp4", ".webm", ".mov", ".avi", ".mkv", ".m4v"}
-
-
-@dataclass
-class Clips:
-    """All frames of some clips, one after the other."""
-
-    paths: list
-    embeddings: np.ndarray
-    groups: np.ndarray
-    seconds: np.ndarray
-    sharpness: np.ndarray
-    pts: np.ndarray
-    judges: dict
-    shots: np.ndarray
-
-
-def load(paths, true_shots=None) -> Clips:
-    """Describe and judge every frame of `paths`; shots are detected, or given as one array of numbers per clip."""
-    columns = {name: [] for name in ("embeddings", "groups", "seconds", "sharpness", "pts")}
-    spaces = {name: [] for name in SPACES}
-    shots = []
-    with tempfile.TemporaryDirectory() as scratch:
-        for number, path in enumerate(paths):
-            folder = Path(scratch, str(number))
-            folder.mkdir()
-            scan = scan_video(
-                Path(path), scratch=folder, settings=ScanSettings(expected_share=0), on_progress=lambda _done: None
-            )
-            features = features_of(path)
-            count = min(len(scan.frames), len(features["hog"]))
-            columns["embeddings"].append(np.array(scan.embeddings[:count]))
-            columns["groups"].append(np.full(count, number))
-            for name in ("seconds", "sharpness", "pts"):
-                columns[name].append(scan.frames[name][:count])
-            for name, rows in features.items():
-                spaces[name].append(rows[:count])
-            if true_shots is not None:
-                shots.append(number * 10_000 + np.array(true_shots[number])[:count])
-    table = {name: np.concatenate(rows) for name, rows in columns.items()}
-    judges = {name: Judge(name, np.concatenate(rows)) for name, rows in spaces.items()}
-    numbers = np.concatenate(shots) if shots else np.cumsum(_cuts(judges, table["groups"])) - 1
-    return Clips(list(paths), judges=judges, shots=numbers, **table)
-
-
-def _cuts(judges, groups):
-    """Where a shot begins: two neighbouring frames that differ in colour and in gradients as random frames do."""
-    starts = np.ones(len(groups), dtype=bool)
-    same = groups[1:] == groups[:-1]
-    far = [np.linalg.norm(np.diff(judges[n].rows, axis=0), axis=1) / judges[n].unit for n in ("hsv", "hog")]
-    starts[1:] = ~same | ((far[0] > 0.35) & (far[1] > 0.5))
-    return starts
-
-
-def by_ffmpeg(clips: Clips, video_filter: str):
-    """The frames that an ffmpeg filter lets through."""
-    picks = []
-    for number, path in enumerate(clips.paths):
-        rows = np.flatnonzero(clips.groups == number)
-        told = subprocess.run(
-            [
-                *("ffmpeg", "-nostdin", "-v", "info", "-copyts", "-i", str(path), "-an"),
-                *("-vf", f"{video_filter},showinfo", "-fps_mode", "passthrough", "-f", "null", "-"),
-            ],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stderr
-        seconds = np.array([float(value) for value in re.findall(r"pts_time:\s*(-?[\d.]+)", told)])
-        if len(seconds):
-            times = clips.seconds[rows]
-            nearest = np.abs(times[None, :] - seconds[:, None]).argmin(axis=1)
-            picks.extend(rows[np.unique(nearest)])
-    return np.array(picks, dtype=np.int64)
+from lightly_pipeline_tests.benchmarks.judged import Clips, by_ffmpeg, generated_clips, judge, load, real_clips
 
 
 def facility_location(clips: Clips, budget: int, neighbours: int = 64):
@@ -135,41 +56,20 @@ def selections(clips: Clips, share: float):
     budget = max(1, int(count * share))
     step = round(1 / share)
     every = np.concatenate([np.flatnonzero(clips.groups == number)[::step] for number in range(len(clips.paths))])
-    common = {"groups": clips.groups, "seconds": clips.seconds}
     made = {
         f"every {step}th": every,
-        "random": select(clips.embeddings, budget=budget, strategy="random", seed=1).indices,
-        "coreset (Lightly's)": select(clips.embeddings, budget=budget, strategy="coreset").indices,
-        "balanced (ours)": select(
-            clips.embeddings, budget=budget, strategy="balanced", sharpness=clips.sharpness, **common
-        ).indices,
+        "random": clips.ours(budget, "random"),
+        "coreset (Lightly's)": clips.ours(budget, "coreset"),
+        "balanced (ours)": clips.ours(budget),
     }
     if count <= 20_000:
         made["half facility location"] = facility_location(clips, budget)
     if shutil.which("ffmpeg"):
-        made[f"ffmpeg thumbnail={step}"] = by_ffmpeg(clips, f"thumbnail={step}")
-        made["ffmpeg scene>0.03"] = by_ffmpeg(clips, "select=gt(scene\\,0.03)")
+        made[f"ffmpeg thumbnail={step}"] = by_ffmpeg(clips, f"thumbnail={step}")[0]
+        made["ffmpeg scene>0.03"] = by_ffmpeg(clips, "select=gt(scene\\,0.03)")[0]
     else:
         print("ffmpeg is not installed: its thumbnail and scene filters are left out")
     return made
-
-
-def judge(clips: Clips, made):
-    """{selection: {space: Verdict}} and {selection: share of shots of at least half a second with a pick}."""
-    verdicts = {
-        name: {space: judge.verdict(picks) for space, judge in clips.judges.items()}
-        for name, picks in made.items()
-        if len(picks)
-    }
-    numbers, sizes = np.unique(clips.shots, return_counts=True)
-    spans = np.array([np.ptp(clips.seconds[clips.shots == shot]) for shot in numbers])
-    counted = set(numbers[(spans >= 0.46) & (sizes > 1)])
-    covered = {
-        name: len(counted & set(clips.shots[picks])) / max(1, len(counted))
-        for name, picks in made.items()
-        if len(picks)
-    }
-    return verdicts, covered, len(counted)
 
 
 def table(title, clips: Clips, share: float):
@@ -177,7 +77,11 @@ def table(title, clips: Clips, share: float):
     made = selections(clips, share)
     verdicts, covered, shots = judge(clips, made)
     print(f"\n{title}: {len(clips.embeddings)} frames, {shots} shots, {share:.0%}")
-    print(f"{'':24}{'kept':>6} " + "".join(f"{space + ': radius p99 mean red.':>28}" for space in SPACES) + "   shots")
+    print(
+        f"{'':24}{'kept':>6} "
+        + "".join(f"{space + ': radius p99 mean red.':>28}" for space in clips.judges)
+        + "   shots"
+    )
     for name, spaces in verdicts.items():
         cells = "".join(f"{v.radius:13.2f} {v.p99:4.2f} {v.mean:.3f} {v.redundancy:.2f}" for v in spaces.values())
         print(f"{name:24}{len(made[name]):6} {cells}   {covered[name]:.2f}")
@@ -185,7 +89,7 @@ def table(title, clips: Clips, share: float):
     uniform_name = next(iter(verdicts))
     uniform = verdicts[uniform_name]
     missed = []
-    for space in SPACES:
+    for space in clips.judges:
         for what, value, limit in (
             ("radius", ours[space].radius / core[space].radius, 1.15),
             ("redundancy above coreset", ours[space].redundancy - core[space].redundancy, 0.05),
@@ -199,26 +103,6 @@ def table(title, clips: Clips, share: float):
     if covered["balanced (ours)"] < covered[uniform_name]:
         missed.append(f"{title}: shots {covered['balanced (ours)']:.3f} < {covered[uniform_name]:.3f}")
     return missed
-
-
-def real_clips():
-    """The readable clips of LIGHTLY_TEST_VIDEOS."""
-    folder = os.environ.get("LIGHTLY_TEST_VIDEOS")
-    return sorted(p for p in Path(folder).iterdir() if p.suffix.lower() in _EXTENSIONS) if folder else []
-
-
-def generated_clips(folder):
-    """The sandbox's footage and the scene that each frame shows: a shot that comes back is the same scene."""
-    from lightly_pipeline.sandbox.footage import footage, ground_truth
-
-    clips = footage(Path(folder))
-    scenes = []
-    for clip in clips:
-        truth = ground_truth(clip)
-        scenes.append(np.zeros(truth.frames, dtype=int))
-        for shot in truth.shots:
-            scenes[-1][shot.span.start : shot.span.end] = shot.scene
-    return [clip.files[0] for clip in clips], scenes
 
 
 def main(arguments=None) -> int:
