@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import threading
+import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -133,12 +134,12 @@ def case(request, world, monkeypatch) -> Iterator[Case]:
 class Neighbour:
     """Another job, of a plain runner, that shares the instance with the case and stays until it is told to leave."""
 
-    holder = "neighbour/step/0"
-
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: Case, number: int = 0, *, max_jobs: int = 2) -> None:
         self._case = case
-        self._leave = case.folder / "neighbour.leaves"
-        settings = RunnerSettings(lease=LeaseSettings(max_jobs=2, ttl=10, renew_every=2, door=5))
+        self.holder = f"neighbour{number}/step/0"
+        # Without the case's key, by which its own job's processes are known.
+        self._leave = case.folder / f"neighbour-{uuid.uuid4().hex}.leaves"
+        settings = RunnerSettings(lease=LeaseSettings(max_jobs=max_jobs, ttl=10, renew_every=2, door=5))
         self._runner = InstanceRunner.open(
             Clients.from_session(), instances=",".join(case.states()), bucket=case.bucket, settings=settings
         )

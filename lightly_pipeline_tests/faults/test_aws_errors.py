@@ -12,14 +12,14 @@ def test_nothing_goes_wrong(case, run_worker):
 def test_throttling_and_failing_services_are_sat_out(case, run_worker):
     """Rows 3 and 15, and S3's own bad moments, all in one run: each is answered by asking again."""
     for action, code, times in (
-        ("ec2:DescribeInstances", "RequestLimitExceeded", 2),
+        ("ec2:DescribeInstances", "RequestLimitExceeded", 1),
         ("ec2:StartInstances", "Unavailable", 2),
-        ("ssm:DescribeInstanceInformation", "ThrottlingException", 2),
+        ("ssm:DescribeInstanceInformation", "ThrottlingException", 1),
         ("ssm:SendCommand", "ThrottlingException", 2),
         ("ssm:GetCommandInvocation", "InvocationDoesNotExist", 3),
-        ("ssm:GetCommandInvocation", "ThrottlingException", 2),
+        ("ssm:GetCommandInvocation", "ThrottlingException", 1),
         ("ec2:StopInstances", "RequestLimitExceeded", 3),
-        ("s3:GetObject", "SlowDown", 2),
+        ("s3:GetObject", "SlowDown", 1),
         ("s3:PutObject", "ServiceUnavailable", 1),
     ):
         case.faults.inject(action, code, times=times)
@@ -121,6 +121,23 @@ def test_what_no_retry_cures_fails_at_once_and_leaves_nothing_up(case, run_worke
     # The look from outside asks the same AWS.
     case.faults.clear()
     case.at_rest(work="none", begun=(0, 1), run="FAILURE")
+
+
+@pytest.mark.long
+def test_a_dry_run_that_somebody_put_in_between_starts_nothing_and_is_told(case, run_worker):
+    """Row 22: the success of a dry run is an error, and no run of ours asks for one."""
+    case.faults.inject("ec2:StartInstances", "DryRunOperation", times=None, status=412)
+    assert "DryRunOperation" in run_worker.fails(case)
+    case.at_rest(work="none", begun=0, run="FAILURE")
+
+
+@pytest.mark.long
+def test_no_run_starts_drily_or_hibernates_its_instance(case, run_worker):
+    """Rows 22 and 24: a hibernating instance is billed while it stops. Calls that ask for either are refused here."""
+    for action, asked in (("ec2:StartInstances", "DryRun=true"), ("ec2:StopInstances", "Hibernate=true")):
+        case.faults.inject(action, "UnsupportedOperation", times=None, mentions=asked)
+    run_worker.succeeds(case)
+    case.at_rest(work="once", begun=1, run="SUCCESS")
 
 
 def test_a_stop_that_is_not_allowed_is_made_good_by_the_sensor(case, run_worker):

@@ -8,11 +8,13 @@ as the worker does. A plan is a list with an entry for each time the job is begu
     bytes: print so many                             silent: work, but report nothing
     ignore: names of signals that are ignored        wait: work once FOLDER/<key>.go exists
     seconds: take so long (no end without `wait`: give a number that no test waits for)
+    container: have docker run a container that is named after the command, as Lightly's closed worker has
 """
 
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from contextlib import ExitStack
@@ -40,6 +42,9 @@ def main() -> None:
         line = "x" * 99 + "\n"
         for _ in range(plan["bytes"] // len(line)):
             sys.stdout.write(line)
+    if plan.get("container"):
+        name = f"lightly-{os.environ['SSM_COMMAND_ID']}"
+        subprocess.run(["docker", "run", "--name", name, f"container of {key}"], check=True)
     while plan.get("wait") and not (folder / f"{key}.go").exists():
         time.sleep(0.02)
     time.sleep(plan.get("seconds", 0))
