@@ -8,146 +8,36 @@ what it prints comes through SSM into the step's compute logs. Starting, leasing
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timedelta, timezone
-from threading import Event, Thread
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
-from botocore.exceptions import BotoCoreError, ClientError
 from dagster._annotations import public
 from dagster._core.definitions.resource_annotation import TreatAsResourceParam
 from dagster._core.pipes.client import PipesClientCompletedInvocation
-from dagster._core.pipes.context import PipesMessageHandler, PipesSession
-from dagster_pipes import PIPES_PROTOCOL_VERSION_FIELD, PipesExtras, PipesParams
+from dagster._core.pipes.context import PipesSession
+from dagster_pipes import PipesExtras
 
-from lightly_pipeline.runner import Attempt, CommandError, Finished, InstanceRunner, Job, RunnerError, Watcher
-from lightly_pipeline.runner.aws import code_of, is_passing
+from lightly_pipeline.pipes_messages import PipesS3RunReader
+from lightly_pipeline.pipes_runs import (
+    COMMAND_TAG,
+    HOLDER_TAG,
+    INSTANCE_TAG,
+    Context,
+    holder_of,
+    job_of,
+    more_is_coming,
+)
+from lightly_pipeline.runner import Attempt, CommandError, Finished, InstanceRunner, RunnerError, Watcher
 from lightly_pipeline.runner.command import Sent, Stream
 from lightly_pipeline.runner.logs import LiveOutput
-
-if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
-
-Context = dg.OpExecutionContext | dg.AssetExecutionContext
-
-# Written before the wait for the command begins: how a restarted run, or one that replaces it, finds the
-# command.
-INSTANCE_TAG = "lightly/instance_id"
-COMMAND_TAG = "lightly/ssm_command_id"
-HOLDER_TAG = "lightly/holder"
-_PARTITION_TAG = "dagster/partition"
 
 _DEFAULT_TIMEOUT = 12 * 3600
 # An observation is an event for good: progress is shown live, but not more often than this, in seconds.
 _OBSERVE_EVERY = 5.0
-# How long a run may take from its beginning to its step, downloading its video for one.
-_ON_ITS_WAY = timedelta(minutes=10)
-
-
-class PipesS3RunReader(dg.PipesMessageReader):
-    """Reads the messages of one command from one S3 prefix, once a second, until the command has ended.
-
-    Made for one run of one command: dagster-aws's reader keeps a counter, and loses every message when it is
-    used twice. S3 is consistent, so once the command has ended all of its messages are there, and reading
-    ends at the first that is missing, without waiting.
-    """
-
-    # One command writes here, and Dagster warns of its own preview property otherwise.
-    expected_writer_count = 1
-
-    def __init__(
-        self,
-        client: S3Client,
-        bucket: str,
-        prefix: str,
-        *,
-        on_message: Any = None,
-        interval: float = 1.0,
-    ) -> None:
-        self._client = client
-        self._bucket = bucket
-        self._prefix = prefix.rstrip("/")
-        self._on_message = on_message
-        self._interval = interval
-        self._next = 1
-        self.refused: str | None = None
-
-    @contextmanager
-    def read_messages(self, handler: PipesMessageHandler) -> Iterator[PipesParams]:
-        """Read in a thread while the block runs, and to the end when it is left."""
-        ended = Event()
-        thread = Thread(target=self._read, args=(handler, ended), name="pipes-messages", daemon=True)
-        thread.start()
-        try:
-            yield {"bucket": self._bucket, "key_prefix": self._prefix}
-        finally:
-            ended.set()
-            thread.join(timeout=60)
-
-    def no_messages_debug_text(self) -> str:
-        """What Dagster logs when nothing came."""
-        return (
-            f"Looked for messages in s3://{self._bucket}/{self._prefix}/. The command must open Dagster Pipes with "
-            f"PipesS3MessageWriter, and its instance must be allowed to write there."
-        )
-
-    def _read(self, handler: PipesMessageHandler, ended: Event) -> None:
-        try:
-            failures = 0
-            while True:
-                last = ended.is_set()
-                try:
-                    self._drain(handler)
-                    failures = 0
-                    if last:
-                        return
-                except (ClientError, BotoCoreError) as error:
-                    failures += 1
-                    if not is_passing(error) or (last and failures >= 10):
-                        raise
-                    # The event is set by now, and would not wait.
-                    time.sleep(self._interval if last else 0.0)
-                ended.wait(self._interval)
-        except Exception:
-            handler.report_pipes_framework_exception(type(self).__name__, sys.exc_info())  # type: ignore[arg-type]
-
-    def _drain(self, handler: PipesMessageHandler) -> None:
-        while (chunk := self._chunk()) is not None:
-            self._next += 1
-            for line in chunk.splitlines():
-                self._handle(handler, line)
-
-    def _chunk(self) -> str | None:
-        key = f"{self._prefix}/{self._next}.json"
-        try:
-            body = self._client.get_object(Bucket=self._bucket, Key=key)["Body"].read()
-        except (ClientError, BotoCoreError) as error:
-            if code_of(error) in {"AccessDenied", "403"}:
-                # Without s3:ListBucket S3 says "denied" of objects that are not there, too.
-                self.refused = (
-                    f"Not allowed to read s3://{self._bucket}/{key}: the worker's messages need "
-                    f"s3:GetObject on the bucket's .lightly/ and s3:ListBucket on the bucket."
-                )
-                return None
-            if code_of(error) in {"NoSuchKey", "404"}:
-                return None
-            raise
-        return str(body.decode("utf-8", "replace"))
-
-    def _handle(self, handler: PipesMessageHandler, line: str) -> None:
-        try:
-            message = json.loads(line)
-        except json.JSONDecodeError:
-            return
-        if not isinstance(message, dict) or PIPES_PROTOCOL_VERSION_FIELD not in message:
-            return
-        if self._on_message is None or not self._on_message(message):
-            handler.handle_message(message)  # type: ignore[arg-type]
 
 
 class PipesSSMClient(dg.PipesClient, TreatAsResourceParam):
@@ -189,7 +79,7 @@ class PipesSSMClient(dg.PipesClient, TreatAsResourceParam):
             help.
         """
         watcher = _PipesWatcher(context, self._runner, extras, self._queue_linger)
-        job = _job(context, command, timeout_seconds, environment or {})
+        job = job_of(context, command, timeout_seconds, environment or {})
         try:
             finished = self._runner.run(job, watcher)
         except RunnerError as error:
@@ -234,7 +124,7 @@ class _PipesWatcher(Watcher):
 
     def chosen(self, instance_id: str) -> None:
         self._instance_id = instance_id
-        self._tag({INSTANCE_TAG: instance_id, HOLDER_TAG: _holder(self._context)})
+        self._tag({INSTANCE_TAG: instance_id, HOLDER_TAG: holder_of(self._context)})
 
     @contextmanager
     def attempt(self, attempt: Attempt) -> Iterator[Mapping[str, str]]:
@@ -268,7 +158,7 @@ class _PipesWatcher(Watcher):
             self._live.look()
 
     def linger(self) -> float:
-        return self._queue_linger if self._queue_linger > 0 and _more_is_coming(self._context) else 0.0
+        return self._queue_linger if self._queue_linger > 0 and more_is_coming(self._context) else 0.0
 
     def output(self, stream: Stream, text: Iterable[str]) -> None:
         target = sys.stdout if stream == "stdout" else sys.stderr
@@ -339,67 +229,6 @@ class _PipesWatcher(Watcher):
         for key in context.selected_asset_keys if context.has_assets_def else ():
             partition = context.partition_key if context.has_partition_key else None
             context.log_event(dg.AssetObservation(asset_key=key, partition=partition, metadata=known))
-
-
-def _holder(context: Context) -> str:
-    """The name under which this try of this step holds leases."""
-    step = context.get_step_execution_context().step.key
-    return f"{context.run.run_id}/{step}/{context.retry_number}"
-
-
-def _job(context: Context, command: Sequence[str], timeout: int, environment: Mapping[str, str]) -> Job:
-    """The job, with what earlier tries of the same work left in run tags.
-
-    Of this run, started again after a crash, or of the run that this one replaces, once that is over.
-    """
-    holder = _holder(context)
-    earlier = context.instance.get_run_by_id(context.run.run_id)
-    if earlier is not None and not _left_by(earlier, earlier.run_id) and earlier.parent_run_id:
-        parent = context.instance.get_run_by_id(earlier.parent_run_id)
-        same = parent is not None and parent.tags.get(_PARTITION_TAG) == earlier.tags.get(_PARTITION_TAG)
-        earlier = parent if parent is not None and parent.is_finished and same else None
-    # A run that was launched "again, with the same tags" carries another's: only a run's own say anything.
-    known = earlier is not None and _left_by(earlier, earlier.run_id)
-    tags = earlier.tags if earlier is not None and known else {}
-    before = tags.get(HOLDER_TAG)
-    return Job(
-        holder=holder,
-        argv=list(command),
-        timeout=timeout,
-        environment=environment,
-        adopt=[before] if before and before != holder else [],
-        instance_hint=tags.get(INSTANCE_TAG),
-    )
-
-
-def _left_by(run: dg.DagsterRun, run_id: str) -> bool:
-    """Whether the run's tags name a holder of that very run."""
-    return run.tags.get(HOLDER_TAG, "").startswith(f"{run_id}/")
-
-
-def _more_is_coming(context: Context) -> bool:
-    """Whether another run that materializes the same asset is queued or on its way.
-
-    A queued run will come, however long it has waited. One that began a while ago holds or awaits an instance by now,
-    or is dead: a host that died leaves runs "started" for ever.
-    """
-    wanted = set(context.selected_asset_keys) if context.has_assets_def else set()
-    status = dg.DagsterRunStatus
-    begun = dg.RunsFilter(
-        statuses=[status.NOT_STARTED, status.STARTING, status.STARTED],
-        updated_after=datetime.now(timezone.utc) - _ON_ITS_WAY,
-    )
-    recent = [
-        *context.instance.get_runs(dg.RunsFilter(statuses=[status.QUEUED]), limit=100),
-        *context.instance.get_runs(begun, limit=100),
-    ]
-    for run in recent:
-        if run.run_id == context.run.run_id:
-            continue
-        same_job = not run.asset_selection and run.job_name == context.job_name
-        if same_job or wanted & set(run.asset_selection or ()):
-            return True
-    return False
 
 
 def _measures(finished: Finished, runner: InstanceRunner) -> dict[str, Any]:

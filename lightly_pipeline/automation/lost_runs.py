@@ -11,7 +11,7 @@ import time
 import dagster as dg
 from dagster._core.execution.stats import StepEventStatus
 
-from lightly_pipeline.pipes import HOLDER_TAG, INSTANCE_TAG
+from lightly_pipeline.pipes_runs import HOLDER_TAG, INSTANCE_TAG
 from lightly_pipeline.runner import InstanceRunner
 
 _CANDIDATES = 1000

@@ -18,15 +18,8 @@ from lightly_pipeline.runner.errors import (
 )
 from lightly_pipeline.runner.hold import LeaseSettings
 from lightly_pipeline.runner.instance import Deadlines
-from lightly_pipeline.runner.runner import (
-    Attempt,
-    Finished,
-    InstanceRunner,
-    Job,
-    RunnerSettings,
-    Status,
-    Watcher,
-)
+from lightly_pipeline.runner.job import Attempt, Finished, Job, Watcher
+from lightly_pipeline.runner.runner import InstanceRunner, RunnerSettings, Status
 
 __all__ = [
     "Attempt",

@@ -98,7 +98,7 @@ def figures(log: Path, since: float) -> tuple[float, int]:
 
 def idle(seconds: int) -> tuple[float, Counter, Counter]:
     """CPU percent of one core while a command runs, and calls in the first minute and per minute after it."""
-    from lightly_pipeline.pipes import PipesS3RunReader
+    from lightly_pipeline.pipes_messages import PipesS3RunReader
     from lightly_pipeline.resources.runner import RunnerResource
     from lightly_pipeline.runner import Job, Watcher
 

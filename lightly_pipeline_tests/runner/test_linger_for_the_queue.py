@@ -7,7 +7,7 @@ import dagster as dg
 import pytest
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 
-from lightly_pipeline import pipes
+from lightly_pipeline import pipes_runs
 from lightly_pipeline.definitions import build_defs
 
 
@@ -27,10 +27,10 @@ def more_is_coming(instance, monkeypatch):
         instance.report_dagster_event(dg.DagsterEvent(status.value, job.name), other.run_id)
         mine = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
         later = datetime.now(timezone.utc) + timedelta(minutes=minutes_ago)
-        monkeypatch.setattr(pipes, "datetime", SimpleNamespace(now=lambda _: later))
+        monkeypatch.setattr(pipes_runs, "datetime", SimpleNamespace(now=lambda _: later))
         context = SimpleNamespace(instance=instance, run=mine, run_id=mine.run_id, job_name=job.name)
         context.has_assets_def = False
-        return pipes._more_is_coming(context)
+        return pipes_runs.more_is_coming(context)
 
     return ask
 

@@ -8,7 +8,7 @@ from dagster._core.execution.plan.objects import StepSuccessData
 
 from lightly_pipeline.automation.lost_runs import end_lost_runs
 from lightly_pipeline.definitions import build_defs
-from lightly_pipeline.pipes import HOLDER_TAG, INSTANCE_TAG
+from lightly_pipeline.pipes_runs import HOLDER_TAG, INSTANCE_TAG
 from lightly_pipeline.runner.record import Lease
 from lightly_pipeline.runner.record import Record as LeaseRecord
 from lightly_pipeline_tests.runner.virtual_cloud import VirtualCloud

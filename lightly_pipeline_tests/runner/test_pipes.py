@@ -12,7 +12,8 @@ from click.testing import CliRunner
 
 from lightly_pipeline.automation.release_expired_instances import release_expired_instances
 from lightly_pipeline.cli_instances import instances
-from lightly_pipeline.pipes import COMMAND_TAG, HOLDER_TAG, INSTANCE_TAG, PipesSSMClient
+from lightly_pipeline.pipes import PipesSSMClient
+from lightly_pipeline.pipes_runs import COMMAND_TAG, HOLDER_TAG, INSTANCE_TAG
 from lightly_pipeline.resources.runner import RunnerResource
 from lightly_pipeline.runner.record import Lease, Record
 
