@@ -7,6 +7,7 @@ import pytest
 
 from lightly_pipeline import settings
 from lightly_pipeline.cli import main
+from lightly_pipeline.resources.runner import RunnerResource
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -52,3 +53,10 @@ def test_no_environment_variable_is_read_elsewhere():
     }
     # The worker stands alone; the command line and the sandbox hand whole environments on.
     assert {path for path in readers if not path.startswith(("worker/", "sandbox/"))} <= {"settings.py", "cli.py"}
+
+
+def test_every_field_of_the_runner_is_in_its_table():
+    rows = README.split("| field | meaning | default |")[1].split("\n\n")[0].strip().splitlines()[1:]
+    named = {name for row in rows for name in re.findall(r"`([a-z_]+)`", row.split("|")[1])}
+    # These have environment variables of their own, or are boto3's.
+    assert named == RunnerResource.model_fields.keys() - {"instances", "bucket", "region"}
