@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 
 from lightly_pipeline.runner import record as lease_record
+from lightly_pipeline.runner.choice import UP_STATES, in_order, why_waiting
 from lightly_pipeline.runner.clock import QUEUED, STARTING, Clock, ticks
 from lightly_pipeline.runner.command import Commands
 from lightly_pipeline.runner.errors import (
@@ -27,7 +28,6 @@ from lightly_pipeline.runner.interrupts import InterruptGate
 from lightly_pipeline.runner.lease import LeaseStore
 from lightly_pipeline.runner.record import Record, Released
 
-_UP = frozenset({"running", "pending"})
 # Who waits for a slot reads the lease records, which may be asked as often as one likes, and EC2 at most so often.
 _DESCRIBE_EVERY = 10.0
 
@@ -99,11 +99,11 @@ class Hold:
             if now - described >= max(_DESCRIBE_EVERY, self.instances.least_pause):
                 pool, described = self.instances.describe(), now
             records = {seen.id: self.store.read(seen.id) for seen in pool}
-            order = self._in_order(pool, records, prefer, cooling)
+            order = self._worth_asking(pool, records, prefer, cooling)
             if order and described < now:
                 pool, described = self.instances.describe(), now
                 records = {seen.id: self.store.read(seen.id) for seen in pool}
-                order = self._in_order(pool, records, prefer, cooling)
+                order = self._worth_asking(pool, records, prefer, cooling)
             for seen in order:
                 if not self._lease(seen, force=seen.id == prefer):
                     continue
@@ -134,7 +134,7 @@ class Hold:
             if no_capacity is not None and now - no_capacity_since >= self.instances.deadlines.capacity:
                 raise no_capacity
             self._queue_up(pool, records)
-            self._tell(self._why_waiting(pool, records, cooling, look.elapsed))
+            self._tell(why_waiting(pool, records, cooling, self.store.clock.now(), look.elapsed))
         raise PoolBusy(
             f"No instance of the pool had a free slot for {self.settings.queue:.0f} s (max_jobs_per_instance is "
             f"{self.settings.max_jobs}): add instances to LIGHTLY_INSTANCES, or raise the queue timeout."
@@ -242,28 +242,18 @@ class Hold:
         """The instance that is leased and ready; InstanceTaken where there is none."""
         return self._ready()
 
-    def _in_order(
+    def _worth_asking(
         self, pool: list[Seen], records: dict[str, Record], prefer: str | None, cooling: dict[str, float]
     ) -> list[Seen]:
-        """The instances worth asking for a lease: an own one, running ones with a free slot, stopped ones.
-
-        Not those that could not be had a moment ago and are `cooling`.
-        """
-        now = self.store.clock.now()
-        ranked: list[tuple[tuple[int, int, int], Seen]] = []
-        for place, seen in enumerate(pool):
-            if cooling.get(seen.id, 0.0) > self.clock.monotonic():
-                continue
-            record = records[seen.id]
-            jobs = [name for name in record.live(now, "job") if name not in self.adopt]
-            if seen.id == prefer or self.holder in jobs or set(record.live(now, "job")) & set(self.adopt):
-                rank = 0
-            elif len(jobs) >= self.settings.max_jobs or record.closed(now):
-                continue
-            else:
-                rank = 1 if seen.state in _UP else 2 if seen.state == "stopped" else 3
-            ranked.append(((rank, len(jobs), place), seen))
-        return [seen for _, seen in sorted(ranked, key=lambda entry: entry[0])]
+        warm = [seen for seen in pool if cooling.get(seen.id, 0.0) <= self.clock.monotonic()]
+        return in_order(
+            warm,
+            records,
+            self.store.clock.now(),
+            own={self.holder, *self.adopt},
+            max_jobs=self.settings.max_jobs,
+            prefer=prefer,
+        )
 
     def _lease(self, seen: Seen, *, force: bool) -> bool:
         # Before the write: an interrupt in its middle must find here that there may be something to give
@@ -308,7 +298,7 @@ class Hold:
     def _queue_up(self, pool: list[Seen], records: dict[str, Record]) -> None:
         """Be known to the holders of one busy instance, so that it is not stopped just before this job's turn."""
         now = self.store.clock.now()
-        busy = [seen for seen in pool if seen.state in _UP and records[seen.id].live(now, "job")]
+        busy = [seen for seen in pool if seen.state in UP_STATES and records[seen.id].live(now, "job")]
         if not busy:
             return
         own = [seen for seen in busy if self.holder in records[seen.id].live(now, "waiting")]
@@ -321,27 +311,6 @@ class Hold:
             chosen.id,
             lambda record, at: lease_record.wait(record, self.holder, at, ttl=self.settings.waiting_ttl),
         )
-
-    def _why_waiting(
-        self, pool: list[Seen], records: dict[str, Record], cooling: dict[str, float], elapsed: float
-    ) -> str:
-        now = self.store.clock.now()
-        parts = []
-        for seen in pool:
-            record = records[seen.id]
-            jobs = sorted(record.live(now, "job"))
-            if seen.id in cooling:
-                parts.append(f"{seen.id} has no capacity or is gone")
-            elif record.closed(now):
-                parts.append(f"{seen.id} is being stopped")
-            elif jobs:
-                parts.append(f"{seen.id} works for {', '.join(jobs[:3])}")
-            else:
-                parts.append(f"{seen.id} is {seen.state}")
-        more = f" and {len(parts) - 8} more" if len(parts) > 8 else ""
-        minutes = int(elapsed // 60)
-        since = f" (for {minutes} min)" if minutes else ""
-        return f"Waiting for an instance{since}: {'; '.join(parts[:8])}{more}."
 
     def _leave(self, instance_id: str) -> None:
         if self._give_back(instance_id, 0.0).must_stop:
