@@ -179,7 +179,8 @@ def test_two_shells_that_open_the_sandbox_at_once_share_it_also_after_one_was_ki
     """What the killed one had told of itself was believed until its successor had started."""
     gone = {"pid": 1, "environment": {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, "videos": None}
     (here / ".sandbox" / "serving.json").write_text(json.dumps(gone))
-    command = ("sandbox", "--", "sh", "-c", "echo $AWS_ENDPOINT_URL; sleep 2")
+    until_both_are_there = "for _ in $(seq 300); do [ $(ls here.* | wc -l) = 2 ] && exit; sleep 0.1; done; exit 1"
+    command = ("sandbox", "--", "sh", "-c", f"echo $AWS_ENDPOINT_URL; touch here.$$; {until_both_are_there}")
     with start(here, *command) as one, start(here, *command) as other:
         told = [shell.communicate(timeout=60)[0] for shell in (one, other)]
     assert (one.returncode, other.returncode) == (0, 0), told
