@@ -140,6 +140,7 @@ def test_no_run_starts_drily_or_hibernates_its_instance(case, run_worker):
     case.at_rest(work="once", begun=1, run="SUCCESS")
 
 
+@pytest.mark.long
 def test_a_stop_that_is_not_allowed_is_made_good_by_the_sensor(case, run_worker):
     """Row 21 at its worst: the work is done, and the policy lacks ec2:StopInstances until somebody adds it."""
     case.faults.inject("ec2:StopInstances", "UnauthorizedOperation", times=None)
