@@ -20,6 +20,7 @@ from lightly_pipeline.worker.frames import ScannedFiles
 from lightly_pipeline.worker.options import Options
 from lightly_pipeline.worker.progress import Progress, Stage
 from lightly_pipeline.worker.scan import ScanSettings, VideoScan, scan_images, scan_videos
+from lightly_pipeline.worker.scan.packets import open_container, video_stream
 from lightly_pipeline.worker.scan_store import ScanStore
 from lightly_pipeline.worker.scratch import Scratch
 from lightly_pipeline.worker.sources import InputFile, Source
@@ -178,8 +179,8 @@ def _declared_frames(found: Input, source: Source) -> int | None:
     frames = 0
     for file in found.files:
         try:
-            with av.open(file.location) as container:
-                stream = next(iter(container.streams.video), None)
+            with open_container(Path(file.location)) as container:
+                stream = video_stream(container)
                 if stream is None:
                     continue
                 seconds = (container.duration or 0) / av.time_base

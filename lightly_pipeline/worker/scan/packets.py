@@ -26,6 +26,10 @@ _MAX_PACKETS = 640
 _MAX_BYTES = 12 << 20
 #: Errors in a row after which a container is given up.
 _MAX_ERRORS = 16
+#: Formats that hold their frames themselves: a playlist or script named .mp4 would have libav open other files.
+_FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,asf,flv,ogg,mxf,dv,ivf,obu,h264,hevc,m4v,mjpeg"
+)
 
 _RESETS_AT_KEY = frozenset({"vp8", "vp9", "av1", "libdav1d", "libvpx", "libvpx-vp9", "msmpeg4v3", "msmpeg4v2"})
 _INTRA_ONLY = frozenset({"mjpeg", "png", "prores", "dnxhd", "ffv1", "huffyuv", "ffvhuff", "utvideo", "rawvideo"})
@@ -97,10 +101,10 @@ def reason_of(error: BaseException) -> str:
 
 
 def open_container(path: Path) -> av.container.InputContainer:
-    """Open a local file; names with a colon are files, and a playlist may not reach for anything else."""
+    """Open a local file by its content; names with a colon are files."""
     return av.open(
         f"file:{path}",
-        options={"protocol_whitelist": "file"},
+        options={"protocol_whitelist": "file", "format_whitelist": _FORMATS},
         metadata_errors="replace",
         timeout=60.0,
     )

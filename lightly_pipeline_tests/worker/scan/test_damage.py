@@ -99,6 +99,16 @@ def test_what_is_no_video_is_unreadable_with_a_reason(tmp_path, name, content, w
     check(scan)
 
 
+@pytest.mark.parametrize(
+    "content", [b"ffconcat version 1.0\nfile other.mp4\n", b"#EXTM3U\n#EXTINF:1,\nother.mp4\n#EXT-X-ENDLIST\n"]
+)
+def test_a_playlist_does_not_make_the_worker_read_the_video_that_it_names(tmp_path, content):
+    render(tmp_path / "other.mp4", 8)
+    (tmp_path / "list.mp4").write_bytes(content)
+    scan = scan_video(tmp_path / "list.mp4", scratch=tmp_path, settings=EXACT)
+    assert [problem.kind for problem in scan.problems] == ["unreadable"]
+
+
 def test_a_missing_file_and_a_directory_are_unreadable(tmp_path):
     (tmp_path / "folder.mp4").mkdir()
     for name in ("gone.mp4", "folder.mp4"):
