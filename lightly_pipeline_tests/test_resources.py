@@ -33,3 +33,12 @@ def test_a_region_that_nobody_set_is_asked_for(monkeypatch):
 def test_no_repr_shows_a_secret():
     shown = repr(BucketResource(aws_access_key_id="AKIAX", aws_secret_access_key="S3CRET", aws_session_token="T0KEN"))
     assert not [secret for secret in ("AKIAX", "S3CRET", "T0KEN") if secret in shown]
+
+
+def test_s3_takes_the_configuration_of_dagster_aws():
+    """What somebody wrote for dagster-aws's resource is valid here, with the same defaults."""
+    from dagster_aws.s3 import S3Resource
+
+    fields = {name: (field.annotation, field.default) for name, field in BucketResource.model_fields.items()}
+    theirs = {name: (field.annotation, field.default) for name, field in S3Resource.model_fields.items()}
+    assert theirs.items() <= fields.items()
