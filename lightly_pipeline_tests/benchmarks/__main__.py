@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-_SHARED = {"__init__", "__main__", "costs", "judged", "judges"}
+_SHARED = {"__init__", "__main__", "corruption", "costs", "descriptors", "judged", "judges"}
 BENCHMARKS = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in _SHARED)
 
 

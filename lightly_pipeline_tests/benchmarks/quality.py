@@ -5,7 +5,9 @@
 Without videos: the clips of LIGHTLY_TEST_VIDEOS, then the sandbox's generated footage. For every selection and every
 space of `judges.py` it prints radius, p99, mean and redundancy, and the share of shots with a selected frame; then
 what issue-level targets the default strategy meets: in every space radius at most 1.15 and redundancy at most +0.05 of
-pure coreset, mean at most 1.07 of every-10th, shots at least every-10th's.
+pure coreset, mean at most 1.07 of every-10th, shots at least every-10th's. Then the built-in descriptor against a
+larger one (`descriptors.py`), and of the generated footage what is known: exact and near duplicates among the picks,
+shots, and injected corruption (`corruption.py`).
 """
 
 from __future__ import annotations
@@ -19,8 +21,15 @@ from pathlib import Path
 
 import numpy as np
 
+from lightly_pipeline.sandbox.footage import ground_truth
 from lightly_pipeline.worker.select import select
+from lightly_pipeline_tests.benchmarks import corruption, descriptors
 from lightly_pipeline_tests.benchmarks.judged import Clips, by_ffmpeg, generated_clips, judge, load, real_clips
+
+#: Share of the selected frames of generated footage that may be near duplicates of another.
+NEAR_DUPLICATES = 0.02
+#: Damaged copies of each generated clip, codec and injury.
+COPIES = 4
 
 
 def facility_location(clips: Clips, budget: int, neighbours: int = 64):
@@ -102,6 +111,36 @@ def table(title, clips: Clips, share: float):
     print(f"  shots {covered['balanced (ours)']:.3f} (at least {covered[uniform_name]:.3f})")
     if covered["balanced (ours)"] < covered[uniform_name]:
         missed.append(f"{title}: shots {covered['balanced (ours)']:.3f} < {covered[uniform_name]:.3f}")
+    return missed + descriptors.compare(title, clips, share)
+
+
+def truth(clips: Clips, share: float) -> list[str]:
+    """Print what is known of the generated clips: duplicates among the picks; returns the targets that were missed."""
+    picks = clips.ours(max(1, int(len(clips.embeddings) * share)))
+    exact = near = 0
+    for number, path in enumerate(clips.paths):
+        own = np.flatnonzero(clips.groups == number)
+        chosen = np.searchsorted(own, picks[np.isin(picks, own)])
+        known = ground_truth(path.parent.name)
+        first = np.array(known.first_equal())
+        exact += len(chosen) - len(np.unique(first[chosen]))
+        for span in known.near_duplicates:
+            # The grain lies over the picture right before the span.
+            alike = (first[chosen] == first[span.start - 1]) | ((chosen >= span.start) & (chosen < span.end))
+            near += max(0, int(alike.sum()) - 1)
+    _, covered, shots = judge(clips, {"ours": picks})
+    print(
+        f"\nground truth, {len(picks)} of {len(clips.embeddings)} frames: {exact} exact duplicates (none), "
+        f"near duplicates {near / len(picks):.1%} (at most {NEAR_DUPLICATES:.0%}), "
+        f"{covered['ours']:.0%} of {shots} shots of half a second (all)"
+    )
+    missed = []
+    if exact:
+        missed.append(f"{exact} exact duplicates among {len(picks)} selected frames")
+    if near > NEAR_DUPLICATES * len(picks):
+        missed.append(f"{near} of {len(picks)} selected frames are near duplicates of another")
+    if covered["ours"] < 1:
+        missed.append(f"only {covered['ours']:.0%} of the generated shots are represented")
     return missed
 
 
@@ -113,15 +152,19 @@ def main(arguments=None) -> int:
     given = parser.parse_args(arguments)
     missed = []
     if given.videos:
-        missed += table("given clips", load(given.videos), given.share)
+        missed += table("given clips", load(given.videos, others=descriptors.PARTS), given.share)
     else:
         if real := real_clips():
-            missed += table("real clips", load(real), given.share)
+            missed += table("real clips", load(real, others=descriptors.PARTS), given.share)
         else:
             print("LIGHTLY_TEST_VIDEOS is not set: real clips are left out")
         with tempfile.TemporaryDirectory() as folder:
-            paths, scenes = generated_clips(os.environ.get("LIGHTLY_BENCH_FOOTAGE", folder))
-            missed += table("generated clips", load(paths, scenes), given.share)
+            home = os.environ.get("LIGHTLY_BENCH_FOOTAGE", folder)
+            paths, scenes = generated_clips(home)
+            generated = load(paths, scenes, descriptors.PARTS)
+            missed += table("generated clips", generated, given.share)
+            missed += truth(generated, given.share)
+            missed += corruption.measure(corruption.clips(home), COPIES)
     for sentence in missed:
         print("missed:", sentence)
     return 1 if missed else 0
