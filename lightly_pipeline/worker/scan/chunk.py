@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightly_pipeline.worker.scan.encode import PictureEncoder
+from lightly_pipeline.worker.scan.h264 import FrameNumbers
 from lightly_pipeline.worker.scan.keep import ChunkRule
 from lightly_pipeline.worker.scan.measure import Measured, Meter
 from lightly_pipeline.worker.scan.neural import NeuralEmbedder
@@ -180,7 +181,10 @@ class ChunkDecoder:
             check(1)
 
         codec, extradata = decoder.context.name, decoder.context.extradata
+        numbers = FrameNumbers(extradata) if codec == "h264" else None
         for packet in chunk:
+            if numbers is not None and (jump := numbers.jump(packet)):
+                damage.add(packet.pts, jump)
             if packet.pts is not None and not packet.is_discard:
                 damage.order[packet.pts] = len(damage.order)
                 if not is_referred_to(packet, codec, extradata):

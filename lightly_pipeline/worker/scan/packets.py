@@ -150,7 +150,13 @@ def is_referred_to(packet: Packet, codec: str, extradata: bytes | None) -> bool:
 
 
 def _first_slice_header(data: memoryview, codec: str, extradata: bytes | None) -> int | None:
-    """First byte of the first slice in an access unit (ITU-T H.264 7.3.1, H.265 7.3.1.2)."""
+    """First byte of the first slice in an access unit."""
+    start = first_slice(data, codec, extradata)
+    return None if start is None else int(data[start])
+
+
+def first_slice(data: memoryview, codec: str, extradata: bytes | None) -> int | None:
+    """Where the first slice in an access unit begins (ITU-T H.264 7.3.1, H.265 7.3.1.2)."""
     prefix = 0
     if extradata and extradata[0] == 1:
         at = 4 if codec == "h264" else 21
@@ -172,7 +178,7 @@ def _first_slice_header(data: memoryview, codec: str, extradata: bytes | None) -
                 return None
         header = data[start]
         if (1 <= header & 31 <= 5) if codec == "h264" else ((header >> 1) & 63 < 32):
-            return int(header)
+            return start
     return None
 
 

@@ -215,6 +215,43 @@ def test_a_dropped_packet_leaves_a_gap_that_is_reported(tmp_path):
     assert scan.frames["ok"].all()
 
 
+def without_packet(clip, target, left_out):
+    """A copy of a clip that lost one packet on the way."""
+    with av.open(str(clip)) as source, av.open(str(target), "w") as container:
+        stream = container.add_stream_from_template(source.streams.video[0])
+        for number, packet in enumerate(source.demux(source.streams.video[0])):
+            if packet.dts is not None and number != left_out:
+                packet.stream = stream
+                container.mux(packet)
+    return target
+
+
+def test_h264_pictures_predicted_from_a_lost_one_are_corrupt(tmp_path):
+    """libav predicts them from an older picture instead, and complains of nothing: the numbers in the stream do."""
+    whole = render(tmp_path / "whole.mp4", 90, width=320, height=192, options={"g": "30", "bf": "2"})
+    clean = times_and_hashes(scan_video(whole, scratch=tmp_path, settings=EXACT))
+    changed = 0
+    for left_out in range(33, 41):
+        scan = scan_video(
+            without_packet(whole, tmp_path / "holed.mp4", left_out), scratch=tmp_path, settings=ScanSettings()
+        )
+        differs = [clean[int(row["pts"])] != bytes(row["pixel_hash"]) for row in scan.frames]
+        assert not (scan.frames["ok"] & differs).any()
+        assert scan.frames["ok"][:30].all()
+        assert scan.frames["ok"][scan.frames["seconds"] >= 60 / 25].all()
+        if any(differs):
+            assert "the encoder's count jumps from" in " ".join(problem.reason for problem in scan.problems)
+        changed += sum(differs)
+    assert changed >= 20
+
+
+def test_pictures_that_a_camera_skipped_are_not_missed(tmp_path):
+    """A hole in time is no damage to the pictures after it when none was encoded for it."""
+    times = [*range(40), *range(52, 102)]
+    path = render(tmp_path / "skipped.mp4", 90, options={"g": "30", "bf": "2"}, times=times)
+    assert scan_video(path, scratch=tmp_path, settings=EXACT).frames["ok"].all()
+
+
 def test_rows_that_a_decoder_filled_with_gray_are_corrupt(tmp_path):
     path = tmp_path / "gray.mkv"
     with av.open(str(path), "w") as container:
