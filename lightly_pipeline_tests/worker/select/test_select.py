@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from lightly_pipeline.worker.select import SelectionCancelled, SelectionError, lazy, nearest_neighbours, select
+from lightly_pipeline.worker.select import SelectionCancelled, SelectionError, balls, lazy, nearest_neighbours, select
 from lightly_pipeline_tests.worker.select.vectors import unit_vectors, walk
 
 ENGINES = ("auto", "numba", "numpy", "mundig")
@@ -168,15 +168,16 @@ def test_the_pruned_search_picks_what_the_brute_force_picks_bit_for_bit(dimensio
                 assert slow.stopped_by == fast.stopped_by
 
 
-@pytest.mark.parametrize("early", [True, False])
-def test_when_to_change_from_rounds_to_pruning_does_not_change_the_picks(early, compiled, monkeypatch):
-    """The decision is taken by the clock, which differs from run to run."""
+@pytest.mark.parametrize("alike", [0.0, 0.5, np.inf])
+def test_how_rows_are_put_into_balls_and_rounds_does_not_change_the_picks(alike, compiled, monkeypatch):
+    """Products by BLAS have a part in it, which differ from machine to machine."""
     monkeypatch.setattr(lazy, "_ROUND", 16)
-    monkeypatch.setattr(lazy, "_FIRST_TEST", 8)
-    monkeypatch.setattr(lazy.Rounds, "_worth_pruning", lambda _self: early)
+    monkeypatch.setattr(lazy, "_PRODUCTS", 1 << 12)
+    monkeypatch.setattr(balls, "_ALIKE", alike)
     same = np.round(walk(600, 8, seed=1) * 4).astype(np.float32)
     for rows in (
         walk(5000, 24, seed=1),
+        np.random.default_rng(2).permutation(walk(3000, 24, seed=1)),
         unit_vectors(5000, 24, seed=2),
         same,
         np.tile(np.eye(3, 8, dtype="f4"), (2000, 1)),
