@@ -21,6 +21,7 @@ from lightly_pipeline.worker.scan.chunk import ChunkDecoder, ChunkResult, Decode
 from lightly_pipeline.worker.scan.cores import usable_cores
 from lightly_pipeline.worker.scan.descriptor import BUILT_IN
 from lightly_pipeline.worker.scan.keep import KeepRule
+from lightly_pipeline.worker.scan.matroska import missing_bytes
 from lightly_pipeline.worker.scan.measure import Meter
 from lightly_pipeline.worker.scan.memory import give_back
 from lightly_pipeline.worker.scan.neural import NeuralEmbedder
@@ -359,7 +360,11 @@ def _describe(container: av.container.InputContainer, header: Header) -> av.Vide
     header.time_base = stream.time_base or header.time_base
     header.fps = float(stream.average_rate or 0)
     header.declared_frames = stream.frames or None
-    if "matroska" in container.format.name and container.duration:
+    if "matroska" in container.format.name and (lost := missing_bytes(header.path)):
+        header.problems.append(
+            Problem(None, f"{header.path.name} is truncated: its last {lost} bytes are missing.", "truncated")
+        )
+    elif "matroska" in container.format.name and container.duration:
         # No count of frames in Matroska and WebM, but the length of the whole; another stream may be the longer.
         declared = container.duration / av.time_base
         slack = 0.02 if len(container.streams) == 1 else 0.1

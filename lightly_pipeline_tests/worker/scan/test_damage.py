@@ -215,6 +215,17 @@ def test_a_dropped_packet_leaves_a_gap_that_is_reported(tmp_path):
     assert scan.frames["ok"].all()
 
 
+def test_a_webm_that_lost_its_last_pictures_is_called_truncated(tmp_path):
+    """A few frames fewer are within what its declared length may be off by; its bytes are counted."""
+    whole = render(tmp_path / "whole.webm", 60, codec="libvpx", options={"deadline": "realtime", "cpu-used": "8"})
+    scan = scan_video(whole, scratch=tmp_path, settings=EXACT)
+    assert scan.problems == []
+    short = tmp_path / "short.webm"
+    short.write_bytes(whole.read_bytes()[: -whole.stat().st_size // 20])
+    kinds = [problem.kind for problem in scan_video(short, scratch=tmp_path, settings=EXACT).problems]
+    assert "truncated" in kinds
+
+
 def without_packet(clip, target, left_out):
     """A copy of a clip that lost one packet on the way."""
     with av.open(str(clip)) as source, av.open(str(target), "w") as container:
