@@ -66,8 +66,11 @@ _jit = njit(cache=True, nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=Tr
 _entry = njit(cache=True, nogil=True, no_cfunc_wrapper=True)
 
 
-def build(points: Floats, margin: float, watch: Watch) -> Balls:
-    """Balls over `points`, with infinite `d2`; every row its own where few are alike."""
+def build(points: Floats, margin: float, watch: Watch, *, join: bool = True) -> Balls:
+    """Balls over `points`, with infinite `d2`; every row its own where few are alike.
+
+    Without `join` every leaf is a ball: of a pool only the leaves are wanted.
+    """
     n = len(points)
     step = max(1, n // _SAMPLE)
     usual2 = float(squared_distances(points[::step], points[::-step][: len(points[::step])]).mean())
@@ -80,7 +83,7 @@ def build(points: Floats, margin: float, watch: Watch) -> Balls:
         single = _level(np.arange(n + 1), points)
         d2, apart = np.full(n, np.inf, dtype=np.float32), np.zeros(n, dtype=np.float32)
         return Balls(points, np.arange(n), d2, apart, single, single, margin)
-    home = _balls_of(middle, _BALL**2 * usual2, watch)
+    home = _balls_of(middle, _BALL**2 * usual2, watch) if join else np.arange(len(middle))
     leaves = np.argsort(home, kind="stable")
     sizes = np.diff(begin)[leaves]
     shift = begin[:-1][leaves] - (np.cumsum(sizes) - sizes)

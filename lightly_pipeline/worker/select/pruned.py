@@ -27,7 +27,7 @@ def pruned(
     """Picks, distances and why it stopped: exactly those of `brute_force`."""
     points = plain(points)
     margin = 4 * relative_error(points.shape[1]) + 1e-6
-    known = None if pool is None or not len(pool) else build(plain(pool), margin, watch)
+    known = None if pool is None or not len(pool) else build(plain(pool), margin, watch, join=False)
     rounds = lazy.Rounds(build(points, margin, watch), known, budget)
     picks = np.empty(budget, dtype=np.int64)
     squared = np.empty(budget, dtype=np.float32)
