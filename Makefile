@@ -6,8 +6,8 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; 
 	"$$p" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && { echo "$$p"; break; }; done)
 BIN := .venv/bin
 READY := .venv/.ready
-# Test in parallel, on at most as many processes as there are cores.
-JOBS ?= $(shell "$(PYTHON)" -c 'import os; print(min(os.cpu_count() or 1, 4))')
+# Tests wait for instances as long as they compute: one process more than there are cores keeps these busy.
+JOBS ?= $(shell "$(PYTHON)" -c 'import os; print(min((os.cpu_count() or 1) + 1, 4))')
 # Reaches the recipes by the environment, so that the shell reads nothing into the names of folders.
 export VIDEOS ?=
 COUNT ?=
