@@ -21,7 +21,7 @@ from dagster._core.pipes.client import PipesClientCompletedInvocation
 from dagster._core.pipes.context import PipesSession
 from dagster_pipes import PipesExtras
 
-from lightly_pipeline.pipes_messages import PipesS3RunReader
+from lightly_pipeline.pipes_messages import PipesS3RunContextInjector, PipesS3RunReader
 from lightly_pipeline.pipes_runs import (
     COMMAND_TAG,
     HOLDER_TAG,
@@ -45,8 +45,8 @@ class PipesSSMClient(dg.PipesClient, TreatAsResourceParam):
 
     Args:
         runner: starts, leases and stops the instance, and sends the command.
-        queue_linger_seconds: seconds for which the instance stays up for a next run, when runs of the same
-        asset     are queued or on their way; 0 stops it even then.
+        queue_linger_seconds: seconds for which the instance stays up for a next run, when runs of the same asset
+            are queued or on their way; 0 stops it even then.
     """
 
     def __init__(self, runner: InstanceRunner, *, queue_linger_seconds: float = 120.0) -> None:
@@ -68,15 +68,15 @@ class PipesSSMClient(dg.PipesClient, TreatAsResourceParam):
         Args:
             context: the context of the asset or op.
             command: the program on the instance and its arguments. They reach it as they are, whatever they
-            contain;     none may be a secret, as SSM's history shows them.
+                contain; none may be a secret, as SSM's history shows them. The program opens Pipes with
+                PipesS3ContextLoader and PipesS3MessageWriter.
             timeout_seconds: 5 to 172800; the command is killed after that.
             environment: variables for the command; no secrets either.
             extras: passed to the worker through Pipes.
 
         Raises:
-            dagster.Failure: the command failed, reported no materialization, or found no instance; its
-            metadata     has instance, command and exit code, `allow_retries` says whether another try may
-            help.
+            dagster.Failure: the command failed, reported no materialization, or found no instance; its metadata
+                has instance, command and exit code, `allow_retries` says whether another try may help.
         """
         watcher = _PipesWatcher(context, self._runner, extras, self._queue_linger)
         job = job_of(context, command, timeout_seconds, environment or {})
@@ -137,7 +137,9 @@ class _PipesWatcher(Watcher):
         )
         with dg.open_pipes_session(
             context=self._context,  # type: ignore[arg-type]
-            context_injector=dg.PipesEnvContextInjector(),
+            context_injector=PipesS3RunContextInjector(
+                self._clients.s3, self._runner.store.bucket, f"{attempt.prefix}context.json"
+            ),
             message_reader=self._reader,
             extras=self._extras,
         ) as session:

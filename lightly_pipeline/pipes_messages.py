@@ -1,4 +1,4 @@
-"""What a command says through Dagster Pipes while it runs: its messages in S3, read once a second."""
+"""What a command hears and says through Dagster Pipes: its context and its messages, both in S3."""
 
 from __future__ import annotations
 
@@ -13,12 +13,37 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from botocore.exceptions import BotoCoreError, ClientError
 from dagster._core.pipes.context import PipesMessageHandler
-from dagster_pipes import PIPES_PROTOCOL_VERSION_FIELD, PipesParams
+from dagster_pipes import PIPES_PROTOCOL_VERSION_FIELD, PipesContextData, PipesParams
 
-from lightly_pipeline.runner.aws import code_of, is_passing
+from lightly_pipeline.runner.aws import code_of, is_passing, said_plainly
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+
+
+class PipesS3RunContextInjector(dg.PipesContextInjector):
+    """Puts the context of one command into S3, where the command may read it: SSM bounds the length of a command."""
+
+    def __init__(self, client: S3Client, bucket: str, key: str) -> None:
+        self._client = client
+        self._bucket = bucket
+        self._key = key
+
+    @contextmanager
+    def inject_context(self, context: PipesContextData) -> Iterator[PipesParams]:
+        """Write the context; it stays beside the messages of the command. Raises the runner's errors."""
+        with said_plainly(f"write the command's context to s3://{self._bucket}/{self._key}"):
+            self._client.put_object(
+                Bucket=self._bucket,
+                Key=self._key,
+                Body=json.dumps(context).encode(),
+                ContentType="application/json",
+            )
+        yield {"bucket": self._bucket, "key": self._key}
+
+    def no_messages_debug_text(self) -> str:
+        """What Dagster logs when nothing came."""
+        return f"The command's context is in s3://{self._bucket}/{self._key}: it must read it by PipesS3ContextLoader."
 
 
 class PipesS3RunReader(dg.PipesMessageReader):

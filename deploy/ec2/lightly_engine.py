@@ -266,8 +266,9 @@ def _publish(tree: Path, target: str, manifest: dict[str, Any]) -> None:
 def _pipes(stack: ExitStack) -> dp.PipesContext | None:
     if "DAGSTER_PIPES_CONTEXT" not in os.environ:
         return None
-    writer = dp.PipesS3MessageWriter(boto3.client("s3"), interval=1)
-    return stack.enter_context(dp.open_dagster_pipes(message_writer=writer))
+    client = boto3.client("s3")
+    writer, loader = dp.PipesS3MessageWriter(client, interval=1), dp.PipesS3ContextLoader(client)
+    return stack.enter_context(dp.open_dagster_pipes(context_loader=loader, message_writer=writer))
 
 
 def _say(pipes: dp.PipesContext | None, line: str) -> None:

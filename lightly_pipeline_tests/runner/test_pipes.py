@@ -1,9 +1,11 @@
 """PipesSSMClient against the sandbox: real Dagster runs, real commands, what the event log then says."""
 
+import json
 import sys
 import textwrap
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import boto3
 import dagster as dg
@@ -21,7 +23,9 @@ _WORKER = """
 import json, sys, time
 from io import StringIO
 import boto3
-from dagster_pipes import PipesS3MessageWriter, PipesS3MessageWriterChannel, open_dagster_pipes
+from dagster_pipes import (
+    PipesS3ContextLoader, PipesS3MessageWriter, PipesS3MessageWriterChannel, open_dagster_pipes
+)
 
 class Channel(PipesS3MessageWriterChannel):
     # The last chunk leaves when the session closes, not some seconds later.
@@ -39,7 +43,7 @@ print("printed by the worker:", sys.argv[1:])
 print("and to stderr", file=sys.stderr)
 s3 = boto3.client("s3")
 writer = PipesS3MessageWriter if "dagster's own writer" in sys.argv else Writer
-with open_dagster_pipes(message_writer=writer(s3, interval=1)) as pipes:
+with open_dagster_pipes(context_loader=PipesS3ContextLoader(s3), message_writer=writer(s3, interval=1)) as pipes:
     pipes.log.info("logged by the worker")
     for stage in ("scan", "select"):
         pipes.report_custom_message({"event": "progress", "stage": stage, "done": 1, "total": 2})
@@ -140,6 +144,10 @@ def test_what_the_worker_reports_is_in_the_event_log_and_on_the_materialization(
     assert tags[INSTANCE_TAG] == said["instance_id"]
     assert tags[COMMAND_TAG] == said["command_id"]
     assert tags[HOLDER_TAG] == f"{run.run_id}/thing/0"
+    place = urlsplit(said["command_output"])
+    context = {"Bucket": place.netloc, "Key": place.path.strip("/").removesuffix("output") + "context.json"}
+    clients = RunnerResource().open().commands.clients
+    assert json.load(clients.s3.get_object(**context)["Body"])["run_id"] == run.run_id
     printed = capfd.readouterr()
     assert f"printed by the worker: {['a', odd]}" in printed.out
     assert "and to stderr" in printed.err

@@ -94,7 +94,7 @@ def _pipes(s3):
                 client=s3, bucket=params["bucket"], key_prefix=params.get("key_prefix"), interval=self.interval
             )
 
-    return dp.open_dagster_pipes(message_writer=Writer(s3, interval=1))
+    return dp.open_dagster_pipes(context_loader=dp.PipesS3ContextLoader(s3), message_writer=Writer(s3, interval=1))
 
 
 def _lines(ledger: Path) -> list[str]:
