@@ -152,7 +152,6 @@ def test_discovery_never_names_a_known_video_and_ends_when_all_are_known(inside)
     assert len(found) == len(set(found)) > 3
 
 
-@pytest.mark.long
 def test_the_daemon_sees_a_foreign_upload_and_has_its_frames_selected(world):
     """The sensor as a user switches it on, from the upload to the frames: Dagster's own queue, launcher and run."""
     (clip,) = rendered("drift")
