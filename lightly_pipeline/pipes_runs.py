@@ -63,8 +63,9 @@ def _left_by(run: dg.DagsterRun, run_id: str) -> bool:
 def more_is_coming(context: Context) -> bool:
     """Whether another run that materializes the same asset is queued or on its way.
 
-    A queued run will come, however long it has waited. One that began a while ago holds or awaits an instance by now,
-    or is dead: a host that died leaves runs "started" for ever.
+    A queued run will come, however long it has waited. One with a holder's tag has come already: two that ended at once
+    left an instance up for each other. One that began a while ago without it is dead: a host that died leaves runs
+    "started" for ever.
     """
     wanted = set(context.selected_asset_keys) if context.has_assets_def else set()
     status = dg.DagsterRunStatus
@@ -77,7 +78,7 @@ def more_is_coming(context: Context) -> bool:
         *context.instance.get_runs(begun, limit=100),
     ]
     for run in recent:
-        if run.run_id == context.run.run_id:
+        if run.run_id == context.run.run_id or _left_by(run, run.run_id):
             continue
         same_job = not run.asset_selection and run.job_name == context.job_name
         if same_job or wanted & set(run.asset_selection or ()):

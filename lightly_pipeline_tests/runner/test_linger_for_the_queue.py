@@ -19,12 +19,14 @@ def instance():
 
 @pytest.fixture
 def more_is_coming(instance, monkeypatch):
-    def ask(status, *, minutes_ago):
+    def ask(status, *, minutes_ago, has_come=False):
         job = build_defs().resolve_job_def("select_frames")
         place = RegisteredCodeLocationOrigin("lightly_pipeline")
         origin = RemoteJobOrigin(RemoteRepositoryOrigin(place, "__repository__"), job.name)
         other = instance.create_run_for_job(job, status=dg.DagsterRunStatus.NOT_STARTED, remote_job_origin=origin)
         instance.report_dagster_event(dg.DagsterEvent(status.value, job.name), other.run_id)
+        if has_come:
+            instance.add_run_tags(other.run_id, {pipes_runs.HOLDER_TAG: f"{other.run_id}/lightly_frames/0"})
         mine = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
         later = datetime.now(timezone.utc) + timedelta(minutes=minutes_ago)
         monkeypatch.setattr(pipes_runs, "datetime", SimpleNamespace(now=lambda _: later))
@@ -47,3 +49,8 @@ def test_a_run_that_has_just_begun_is_coming(more_is_coming):
 def test_a_run_that_began_long_ago_has_its_instance_or_is_dead(more_is_coming):
     """Its host was killed: for an hour every other run kept the instance up for it."""
     assert not more_is_coming(dg.DagsterEventType.RUN_START, minutes_ago=30)
+
+
+def test_a_run_that_has_its_instance_is_not_waited_for(more_is_coming):
+    """Two runs on two instances ended in the same second: each left its instance up for the other."""
+    assert not more_is_coming(dg.DagsterEventType.RUN_START, minutes_ago=1, has_come=True)
