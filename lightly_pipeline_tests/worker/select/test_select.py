@@ -147,12 +147,13 @@ def test_an_interrupt_ends_the_selection_at_once_and_leaves_no_process(engine, c
         except KeyboardInterrupt:
             sys.exit(130)
     """)
-    child = subprocess.Popen([sys.executable, "-c", program, engine], stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", program, engine]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert child.stdout.readline() == "working\n"
     began = time.monotonic()
     os.kill(child.pid, signal.SIGINT)
-    child.communicate(timeout=10)
-    assert child.returncode == 130
+    _, said = child.communicate(timeout=10)
+    assert child.returncode == 130, said
     assert time.monotonic() - began < 5
 
 
