@@ -45,6 +45,7 @@ $(READY): pyproject.toml constraints.txt
 	"$(PYTHON)" -m venv .venv || { echo "Python's venv module does not work: on Debian and Ubuntu, apt install python3-venv." >&2; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[worker,onnx,sandbox,dev]' -c constraints.txt
 	@$(BIN)/python -m compileall -q lightly_pipeline
+	@$(BIN)/lightly-worker sanity_check=True > /dev/null
 	@touch $@
 
 clean:
