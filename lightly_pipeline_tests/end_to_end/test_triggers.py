@@ -145,6 +145,36 @@ def test_the_schedule_registers_unknown_videos_and_launches_each_once(inside):
     assert [request.run_key for request in requests] == [f"collect:{key}" for key in keys]
 
 
+TICK = """
+mutation {
+  scheduleDryRun(
+    selectorData: {
+      repositoryLocationName: "lightly_pipeline"
+      repositoryName: "__repository__"
+      scheduleName: "collect_pexels_videos"
+    }
+    timestamp: 1800000000
+  ) {
+    ... on DryRunInstigationTick { evaluationResult { runRequests { runKey tags { key value } } error { message } } }
+    ... on PythonError { message }
+  }
+}
+"""
+
+
+def test_a_tick_of_the_schedule_from_the_command_line_adds_partitions(world):
+    done = world.run("dagster-graphql", "-m", "lightly_pipeline", "-t", TICK)
+    assert done.returncode == 0, done.stdout + done.stderr
+    [answer] = [line for line in done.stdout.splitlines() if line.startswith("{")]  # beside the code server's log
+    result = json.loads(answer)["data"]["scheduleDryRun"]["evaluationResult"]
+    assert result["error"] is None
+    asked = [{tag["key"]: tag["value"] for tag in request["tags"]} for request in result["runRequests"]]
+    keys = {tags["dagster/partition"] for tags in asked}
+    assert len(keys) == 3
+    with world.instance() as instance:
+        assert set(instance.get_dynamic_partitions("videos")) == keys
+
+
 def test_discovery_never_names_a_known_video_and_ends_when_all_are_known(inside):
     found = []
     while batch := discover_videos(inside, PexelsResource(), 3, random.Random(1)):
