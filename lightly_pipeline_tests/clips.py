@@ -4,9 +4,12 @@ The cache lies in the git-ignored `.sandbox/` of the checkout, so that footage i
 run of the tests; it is keyed by the code that renders it.
 """
 
+import contextlib
+import os
 import random
 import struct
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
@@ -63,6 +66,24 @@ FORMATS = {
 }
 
 
+@contextlib.contextmanager
+def ordinary_priority() -> Iterator[None]:
+    """Undo what an encoder did to the scheduling of the thread that called it.
+
+    SVT-AV1 makes it a real-time one where it may, which root may, and leaves it so: every process that it starts from
+    then on stands before all others on the machine.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    before, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        if os.sched_getscheduler(0) != before:
+            os.sched_setscheduler(0, before, parameters)
+
+
 def clip_in(
     folder: Path, format_name: str, *, frames: int = 36, shot: int = 12, times: Sequence[int] | None = None
 ) -> Path:
@@ -73,7 +94,7 @@ def clip_in(
     how = FORMATS[format_name]
     path = folder / f"{format_name}{how.suffix}"
     rate = Fraction(25)
-    with av.open(str(path), "w") as container:
+    with ordinary_priority(), av.open(str(path), "w") as container:
         stream = container.add_stream(how.codec, rate=rate, options=dict(how.options))
         stream.width, stream.height, stream.pix_fmt = how.width, how.height, how.pix_fmt
         stream.codec_context.time_base = 1 / rate

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 
 import pytest
 
@@ -42,3 +43,12 @@ def _nothing_leaves_this_machine():
         patch.setenv(name, value)
     yield
     patch.undo()
+
+
+@pytest.fixture(autouse=True)
+def _no_test_changes_the_priority():
+    """A test that left its process a real-time one starved all others, and whatever waits for them."""
+    before = os.sched_getscheduler(0) if sys.platform == "linux" else None
+    yield
+    if sys.platform == "linux":
+        assert os.sched_getscheduler(0) == before

@@ -9,6 +9,8 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from lightly_pipeline_tests.clips import ordinary_priority
+
 
 def picture(number: int, width: int = 160, height: int = 96, shot: int = 12) -> NDArray[np.uint8]:
     """RGB [height, width, 3]: a scene that changes every `shot` frames, in which a square moves."""
@@ -35,7 +37,7 @@ def render(
     times: list[int] | None = None,
 ) -> Path:
     """Encode `frames` pictures; `times` gives their presentation times in frames (else 0, 1, 2, …)."""
-    with av.open(str(path), "w") as container:
+    with ordinary_priority(), av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=fps, options=options or {})
         stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
         stream.codec_context.time_base = Fraction(1, fps)
