@@ -53,12 +53,15 @@ class CommandSettings:
 
     `delivery_timeout` seconds (30 or more) for the agent to take the command; `state_interval` seconds
     between two looks at EC2, to notice that the instance was stopped under the command; `output_wait` seconds
-    that the complete output may take to appear in S3 once the command has ended.
+    that the complete output may take to appear in S3 once the command has ended. SSM's lists show a command up to
+    `visible_within` seconds after it was accepted, and one that it knows by its id up to `missing_wait` (some 0.1 s
+    were seen; neither is documented).
     """
 
     document: str = DOCUMENT
     delivery_timeout: int = 60
     missing_wait: float = 30.0
+    visible_within: float = 3.0
     state_interval: float = 10.0
     output_wait: float = 10.0
     log_group: str | None = None
@@ -144,12 +147,16 @@ class Commands:
         what = f"send a command to instance {instance_id}"
         deadline = self.instances.deadlines.agent
         unanswered: ClientError | BotoCoreError | None = None
-        for _ in ticks(self.clock, STARTING, deadline, least=self.instances.least_pause):
+        asked_at = 0.0
+        for look in ticks(self.clock, STARTING, deadline, least=self.instances.least_pause):
             tick()
             if unanswered is not None and may_have_arrived(unanswered):
                 found = self.sent_before(instance_id, request["Comment"], since=launched)
                 if found is not None:
                     return Sent(found.id, instance_id, launched, output_prefix, timeout)
+                if look.elapsed - asked_at < self.settings.visible_within:
+                    continue
+            asked_at = look.elapsed
             with said_plainly(what, self.clients.sts, let=frozenset({"InvalidInstanceId"})):
                 try:
                     answer = self.clients.brisk_ssm.send_command(**request)

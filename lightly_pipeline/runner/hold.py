@@ -30,6 +30,7 @@ from lightly_pipeline.runner.record import Record, Released
 
 # Who waits for a slot reads the lease records, which may be asked as often as one likes, and EC2 at most so often.
 _DESCRIBE_EVERY = 10.0
+_LAGGING = ((math.inf, 0.3),)
 
 
 @dataclass(frozen=True)
@@ -176,26 +177,24 @@ class Hold:
     def release(self, *, linger: float = 0.0) -> tuple[str, ...]:
         """Give everything back; stop what nobody else holds. Returns the other holders of the own instance.
 
-        Idempotent, and short: it waits for nothing, and no interrupt cuts it. Only where EC2 refuses to stop
-        an instance that is still pending does it go on asking, and then a further interrupt may end it: the
-        door stays closed for a while, and the sensor or the watchdog stops what is left.
+        Idempotent, and short: no interrupt cuts it, and it waits for nothing but, some seconds at most, for SSM to
+        tell of a command of which an interrupt cut off the id. Only where EC2 refuses to stop an instance that is
+        still pending does it go on asking, and then a further interrupt may end it: the door stays closed for a
+        while, and the sensor or the watchdog stops what is left.
         """
         others: tuple[str, ...] = ()
         refused: list[str] = []
         errors: list[RunnerError] = []
         with self.gate.shield():
             own = self.seen.id if self.seen is not None else None
-            cancelled, self.command = self.command, None
-            if own is not None and cancelled is None and self.sending is not None:
+            command, sending = self.command, self.sending
+            self.command = self.sending = None
+            if own is not None:
                 try:
-                    found = self.commands.sent_before(own, self.sending, since=self._launched(), brisk=True)
-                    cancelled = found.id if found is not None else None
-                except RunnerError as error:
-                    errors.append(error)
-            self.sending = None
-            if own is not None and cancelled is not None:
-                try:
-                    self.commands.cancel(cancelled, own)
+                    if command is None and sending is not None:
+                        command = self._cut_off(own, sending)
+                    if command is not None:
+                        self.commands.cancel(command, own)
                 except RunnerError as error:
                     errors.append(error)
             for instance_id in list(self._touched):
@@ -203,8 +202,8 @@ class Hold:
                     released = self._give_back(instance_id, linger)
                     if instance_id == own:
                         others = released.others
-                        if others and cancelled is not None:
-                            self.commands.kill_container(cancelled, own)
+                        if others and command is not None:
+                            self.commands.kill_container(command, own)
                     if released.must_stop and self._door_is_ours(instance_id) and not self._stopped(instance_id):
                         refused.append(instance_id)
                 except RunnerError as error:
@@ -334,6 +333,20 @@ class Hold:
         else:
             del self._touched[instance_id]
         return released
+
+    def _cut_off(self, instance_id: str, comment: str) -> str | None:
+        """The id of a command on its way when an interrupt came; None where SSM does not tell of any.
+
+        SSM's lists lag behind, which matters where others keep the instance up: elsewhere it is stopped, and the
+        command with it.
+        """
+        for _ in ticks(self.clock, _LAGGING, self.commands.settings.visible_within):
+            found = self.commands.sent_before(instance_id, comment, since=self._launched(), brisk=True)
+            if found is not None:
+                return found.id
+            if set(self.store.read(instance_id).leases) <= {self.holder}:
+                break
+        return None
 
     def _door_is_ours(self, instance_id: str) -> bool:
         """Whether nobody else can have got the instance since this hold closed its door.

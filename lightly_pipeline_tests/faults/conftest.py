@@ -105,6 +105,13 @@ def sandbox(tmp_path_factory, timings, instances) -> Iterator[Sandbox]:
         yield opened
 
 
+@pytest.fixture
+def lists_lag(sandbox, monkeypatch):
+    """SSM tells of a command later than its callers look first."""
+    cloud = sandbox._opened()
+    monkeypatch.setattr(cloud, "timings", replace(cloud.timings, invocation_visible=1.3))
+
+
 @pytest.fixture(scope="module")
 def world(sandbox, tmp_path_factory) -> World:
     folder = tmp_path_factory.mktemp("world")

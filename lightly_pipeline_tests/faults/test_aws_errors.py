@@ -35,6 +35,7 @@ def test_an_answer_that_is_lost_changes_nothing(case, run_worker, action):
     case.at_rest(work="once", begun=1, run="SUCCESS")
 
 
+@pytest.mark.usefixtures("lists_lag")
 def test_a_command_whose_answer_is_lost_is_not_sent_twice(case, run_worker):
     """botocore repeats a call that ended in HTTP 500: SSM would run the same job twice at once."""
     case.plan({"seconds": 2})

@@ -64,6 +64,7 @@ def test_a_start_that_arrives_after_the_clean_up_is_made_good_by_the_sensor(case
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("lists_lag")
 def test_a_command_whose_answer_an_interrupt_cut_off_is_ended_on_a_shared_instance(case, neighbour):
     """The instance goes on for another job: the command that nobody knows the id of must not go on with it."""
     case.plan({"wait": True})
