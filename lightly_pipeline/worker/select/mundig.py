@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lightly_pipeline.worker.select.distance import nearest_neighbours, squared_distances
+from lightly_pipeline.worker.select.in_order import in_order
 from lightly_pipeline.worker.select.selection import Floats, Indices, SelectionError, StoppedBy, Watch
 
 _CHILD = Path(__file__).with_name("mundig_child.py")
@@ -46,10 +46,8 @@ def mundig(
         }
         _run(task, budget, watch)
         picks = np.load(answer)[known:] - known
-    distances = _distances_in_order(points, picks, pool)
     # Its rounding can pass a duplicate, or a row nearer than the minimum by its last digits: ours decides.
-    keep = (distances > 0) & (distances >= np.float32(min_distance))
-    picks, distances = picks[keep], distances[keep]
+    picks, distances, _ = in_order(points, pool, picks, len(picks), min_distance, watch)
     stopped_by: StoppedBy = "budget"
     if len(picks) < budget:
         stopped_by = "min_distance" if min_distance > 0 else "exhausted"
@@ -87,14 +85,3 @@ def _run(task: dict[str, object], budget: int, watch: Watch) -> None:
             f"lightly-mundig could not select from {task['embeddings']}: {reason}. "
             "The built-in engine makes the same picks: choose engine 'auto'."
         )
-
-
-def _distances_in_order(points: Floats, picks: Indices, pool: Floats | None) -> Floats:
-    """Distance of every pick to the nearest pool vector or earlier pick."""
-    chosen = np.ascontiguousarray(points[picks])
-    _, to_pool = nearest_neighbours(chosen, chosen[:0] if pool is None else pool)
-    distances = to_pool
-    for position in range(1, len(chosen)):
-        nearest = squared_distances(chosen[:position], chosen[position]).min()
-        distances[position] = min(distances[position], np.sqrt(nearest))
-    return distances
