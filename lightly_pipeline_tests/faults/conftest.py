@@ -188,11 +188,12 @@ def _leave_nothing(case: Case) -> None:
     for process in case.processes():
         process.kill()
     run = case.run()
-    if run is not None and not run.is_finished:
-        # As Dagster's monitor does after `dagster/max_runtime`. Until then the run keeps its slot in the pool, and for
-        # some minutes others linger for it.
+    if run is not None:
         with case.world.instance() as instance:
-            instance.report_run_failed(run)
+            if not run.is_finished:
+                # As Dagster's monitor does after `dagster/max_runtime`: for some minutes others linger for it.
+                instance.report_run_failed(run)
+            # Dagster's daemon takes its slot in the pool back a minute after its end; the next case has no time for it.
             instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
     if case.all_down() and not any(record.leases for record in case.records().values()):
         return
