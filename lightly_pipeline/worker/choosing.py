@@ -16,16 +16,20 @@ from lightly_pipeline.worker.outcome import Outcome
 from lightly_pipeline.worker.progress import Progress
 from lightly_pipeline.worker.scan import snap_in_stages, snap_to_kept
 from lightly_pipeline.worker.scanning import exact_frames
-from lightly_pipeline.worker.select import Selection, SelectionCancelled, SelectionError, select
+from lightly_pipeline.worker.select import (
+    LONG,
+    Selection,
+    SelectionCancelled,
+    SelectionError,
+    balanced_in_stretches,
+    select,
+)
 from lightly_pipeline.worker.sequences import cut_sequences
 
 log = logging.getLogger(__name__)
 
 #: Picks up to which their distances are measured again after they were moved.
 _REMEASURED = 8192
-
-#: Frames up to which the later picks are chosen anew after the earlier ones were moved to kept pictures.
-_RESELECTED = 200_000
 
 
 def choose(
@@ -85,9 +89,9 @@ def _choose_frames(
     pool = start.pool
     if len(start.picks):
         pool = np.concatenate([pool, table.embeddings[start.picks]])
-    everything = len(rows) == len(table)
     selection = _select(
-        table.embeddings if everything else table.embeddings[rows],
+        table.embeddings,
+        rows,
         replace(plan, budget=max(0, plan.budget - len(start.picks))),
         pool,
         options,
@@ -113,6 +117,7 @@ def _choose_sequences(start: Outcome, plan: Plan, options: Options, progress: Pr
     budget = -(-plan.budget // length)
     selection = _select(
         sequences.embeddings,
+        np.arange(len(sequences.embeddings)),
         replace(plan, budget=budget),
         start.pool,
         options,
@@ -142,6 +147,7 @@ def _with(start: Outcome, selection: Selection, picks: NDArray[np.int64], distan
 
 def _select(
     embeddings: NDArray[np.float32],
+    rows: NDArray[np.int64],
     plan: Plan,
     pool: NDArray[np.float32],
     options: Options,
@@ -152,10 +158,24 @@ def _select(
     groups: NDArray[np.int32],
     seconds: NDArray[np.float64],
 ) -> Selection:
-    with progress.stage("select", min(plan.budget, len(embeddings))) as stage:
+    """Among the `rows` of the embeddings, one value for each of which the columns hold; the answer counts in them."""
+    with progress.stage("select", min(plan.budget, len(rows))) as stage:
         try:
+            if plan.strategy == "balanced" and len(rows) > LONG:
+                return balanced_in_stretches(
+                    embeddings,
+                    rows,
+                    budget=plan.budget,
+                    min_distance=plan.min_distance,
+                    pool=pool if len(pool) else None,
+                    sharpness=sharpness,
+                    groups=groups,
+                    engine=options.engine,
+                    on_progress=stage.at,
+                    cancelled=progress.interrupted,
+                )
             selection = select(
-                embeddings,
+                embeddings if len(rows) == len(embeddings) else embeddings[rows],
                 budget=plan.budget,
                 min_distance=plan.min_distance,
                 pool=pool if len(pool) else None,
@@ -194,7 +214,7 @@ def _snap(
     kept &= candidates
     if not kept.any():
         return picks
-    if plan.weights is not None or plan.strategy not in ("coreset", "balanced") or len(rows) > _RESELECTED:
+    if plan.weights is not None or plan.strategy not in ("coreset", "balanced") or len(rows) > LONG:
         return snap_to_kept(table.embeddings, kept, picks)
 
     def choose_more(taken: NDArray[np.int64], count: int) -> NDArray[np.int64]:

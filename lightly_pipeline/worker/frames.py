@@ -3,7 +3,7 @@
 Columns are arrays, so that millions of frames cost bytes and not objects. Names are made when asked for.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -11,11 +11,13 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
+from lightly_pipeline.worker.memory import mapped_rows
 from lightly_pipeline.worker.scan import EmbedderIdentity, Problem, VideoScan
 from lightly_pipeline.worker.sources import InputFile
 
 #: Embeddings of more frames than this are mapped from a file instead of held in memory.
 _IN_MEMORY = 100_000
+_BLOCK = 65536
 
 
 @dataclass
@@ -68,6 +70,11 @@ class FrameTable:
         indices = rows - self.starts[parts]
         return [self._namers[part](index) for part, index in zip(parts.tolist(), indices.tolist(), strict=True)]
 
+    def each_name(self, rows: NDArray[np.int64]) -> Iterator[str]:
+        """The names of rows, one after the other, for lists of which memory should not hold all."""
+        for start in range(0, len(rows), _BLOCK):
+            yield from self.names(rows[start : start + _BLOCK])
+
     @cached_property
     def _namers(self) -> list[Callable[[int], str]]:
         """For each scan the function that names its frames."""
@@ -113,7 +120,7 @@ def make_frame_table(scanned: Sequence[ScannedFiles], folder: Path) -> FrameTabl
         embeddings = readable[0].embeddings
     else:
         embeddings = _stacked([scan.embeddings for scan in readable], embedder.dimensions, folder)
-    frames = np.concatenate([scan.frames for scan in readable])
+    frames = readable[0].frames if len(readable) == 1 else np.concatenate([scan.frames for scan in readable])
     return FrameTable(tuple(scanned), starts, video, frames, embeddings, embedder)
 
 
@@ -132,12 +139,9 @@ def _stacked(parts: Sequence[NDArray[np.float32]], dimensions: int, folder: Path
     rows = sum(len(part) for part in parts)
     if rows <= _IN_MEMORY:
         return np.concatenate(parts)
-    stacked = np.lib.format.open_memmap(
-        folder / "embeddings.npy", mode="w+", dtype=np.float32, shape=(rows, dimensions)
-    )
-    start = 0
-    for part in parts:
-        stacked[start : start + len(part)] = part
-        start += len(part)
-    stacked.flush()
-    return stacked
+    path = folder / "embeddings.float32"
+    with path.open("wb") as file:
+        for part in parts:
+            for start in range(0, len(part), _BLOCK):
+                np.ascontiguousarray(part[start : start + _BLOCK]).tofile(file)
+    return mapped_rows(path, (rows, dimensions))

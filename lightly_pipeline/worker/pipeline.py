@@ -33,6 +33,7 @@ from lightly_pipeline.worker.manifest import (
     same_input,
     worker_version,
 )
+from lightly_pipeline.worker.memory import give_back
 from lightly_pipeline.worker.options import Options
 from lightly_pipeline.worker.outcome import Outcome
 from lightly_pipeline.worker.output import layout
@@ -94,6 +95,7 @@ def select_frames(
         with loading_ahead():
             scanned = scanner.scan(found)
         table = _table(scanned, found, source, scratch)
+        give_back()
 
         given = None
         if options.embeddings:
@@ -105,6 +107,7 @@ def select_frames(
         writer = Writer(table, options, scanner, progress)
         while True:
             outcome = choose(table, options, pool, progress, given)
+            give_back()
             try:
                 written = write_tree(scratch, outcome, found, options, writer, given.raw if given else None)
                 break

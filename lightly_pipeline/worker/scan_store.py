@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightly_pipeline.worker.frames import ScannedFiles
+from lightly_pipeline.worker.memory import mapped_rows
 from lightly_pipeline.worker.scan import ScanSettings, VideoScan
 from lightly_pipeline.worker.sources import InputFile
 
@@ -109,4 +110,4 @@ class _Mapped:
         """The array; an empty one cannot be mapped."""
         if not np.prod(self.shape):
             return np.empty(self.shape, dtype=np.float32)
-        return np.memmap(self.file, dtype=np.float32, mode="r", offset=self.offset, shape=self.shape)
+        return mapped_rows(self.file, self.shape, self.offset)

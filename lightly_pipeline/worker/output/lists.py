@@ -28,8 +28,8 @@ def write_lists(tree: Path, outcome: Outcome, unusable: Iterable[tuple[str, str]
     removed = np.flatnonzero(outcome.unique & ~outcome.is_selected)
     sampled = table.names(outcome.selected)
     _write(tree / layout.CORRUPT_NAMES, [*sorted(corrupt_files), *corrupt_samples])
-    _write(tree / layout.DUPLICATE_NAMES, table.names(copies))
-    _write(tree / layout.REMOVED_NAMES, table.names(removed))
+    _write(tree / layout.DUPLICATE_NAMES, table.each_name(copies))
+    _write(tree / layout.REMOVED_NAMES, table.each_name(removed))
     _write(tree / layout.SAMPLED_NAMES, sampled)
     _write(tree / layout.SAMPLED_NAMES_WITHOUT_POOL, sampled)
     information = {"corrupt_samples": corrupt_samples, "corrupt_videos": corrupt_files}
@@ -44,7 +44,7 @@ def write_removed_samples(tree: Path, outcome: Outcome) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["filename", "reason", "duplicate_of"])
         unique, usable, allowed = outcome.unique, outcome.usable, outcome.allowed
-        for row, name in zip(map(int, gone), table.names(gone), strict=True):
+        for row, name in zip(map(int, gone), table.each_name(gone), strict=True):
             if not usable[row]:
                 writer.writerow([name, "corrupt", ""])
             elif not unique[row]:
@@ -55,4 +55,5 @@ def write_removed_samples(tree: Path, outcome: Outcome) -> None:
 
 def _write(path: Path, names: Iterable[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(f"{name}\n" for name in names)

@@ -9,7 +9,7 @@ from lightly_pipeline.worker.nearest import Nearest
 from lightly_pipeline.worker.outcome import Outcome
 from lightly_pipeline.worker.output import layout
 
-_BLOCK = 65536
+_BLOCK = 16384
 _STATUS = ("corrupt", "duplicate", "threshold", "not selected", "selected")
 
 

@@ -67,7 +67,7 @@ def pairwise_distances(vectors: NDArray[np.float32]) -> PairwiseDistances:
     matrix += squares
     np.maximum(matrix, 0.0, out=matrix)
     np.sqrt(matrix, out=matrix)
-    pairs = matrix[np.triu_indices(len(vectors), k=1)]
+    pairs = np.concatenate([row[place + 1 :] for place, row in enumerate(matrix)])
     np.fill_diagonal(matrix, np.inf)
     return PairwiseDistances(pairs, matrix.min(axis=1))
 
@@ -103,11 +103,13 @@ def _least_distance(outcome: Outcome) -> float:
     Where computing it would take long it is the smallest that the picking saw, which is the same for frames that
     were taken one after the other; of sequences it is that between their means.
     """
-    vectors = np.ascontiguousarray(outcome.table.embeddings[outcome.picks])
-    if not len(vectors) or outcome.min_distance is None:
+    count = len(outcome.picks)
+    if not count or outcome.min_distance is None:
         return math.inf
-    if outcome.sequences is not None or vectors.size * (len(vectors) + len(outcome.pool)) > _WORK:
+    size = count * outcome.table.embeddings.shape[1]
+    if outcome.sequences is not None or size * (count + len(outcome.pool)) > _WORK:
         return float(outcome.distances.min())
+    vectors = np.ascontiguousarray(outcome.table.embeddings[outcome.picks])
     least = math.inf
     if len(vectors) > 1:
         for start in range(0, len(vectors), 512):

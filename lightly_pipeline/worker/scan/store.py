@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lightly_pipeline.worker.memory import mapped_rows
+
 #: Frames from which the embeddings of one file are memory-mapped (100,000 x 128 float32 are 51 MB).
 MEMORY_MAPPED_FROM = 100_000
 
@@ -37,7 +39,7 @@ class EmbeddingStore:
     def finish(self) -> NDArray[np.float32]:
         """All rows, float32 [n, d]; a read-only memory map when there are more than fit comfortably."""
         if self._spilled:
-            return np.memmap(self._file, np.float32, "r", shape=(self._count, self._dimensions))
+            return mapped_rows(self._file, (self._count, self._dimensions))
         if not self._blocks:
             return np.zeros((0, self._dimensions), np.float32)
         return np.concatenate(self._blocks)

@@ -17,13 +17,13 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from lightly_pipeline.worker.memory import give_back
 from lightly_pipeline.worker.scan.chunk import ChunkDecoder, ChunkResult, Decoder
 from lightly_pipeline.worker.scan.cores import usable_cores
 from lightly_pipeline.worker.scan.descriptor import BUILT_IN
 from lightly_pipeline.worker.scan.keep import KeepRule
 from lightly_pipeline.worker.scan.matroska import missing_bytes
 from lightly_pipeline.worker.scan.measure import Meter
-from lightly_pipeline.worker.scan.memory import give_back
 from lightly_pipeline.worker.scan.neural import NeuralEmbedder
 from lightly_pipeline.worker.scan.packets import (
     Chunk,

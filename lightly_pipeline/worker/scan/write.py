@@ -18,12 +18,12 @@ import av
 import numpy as np
 from PIL import Image
 
+from lightly_pipeline.worker.memory import give_back
 from lightly_pipeline.worker.scan.chunk import Decoder
 from lightly_pipeline.worker.scan.cores import usable_cores
 from lightly_pipeline.worker.scan.encode import PictureEncoder
 from lightly_pipeline.worker.scan.images import ImageSource, open_image
 from lightly_pipeline.worker.scan.measure import Meter
-from lightly_pipeline.worker.scan.memory import give_back
 from lightly_pipeline.worker.scan.packets import (
     Header,
     Packet,

@@ -20,7 +20,7 @@ from lightly_pipeline.worker.select.medians_small import ROWS, medians_small
 from lightly_pipeline.worker.select.selection import Floats, Indices, StoppedBy, Watch
 
 SHARE = 0.5
-_APART = 0.5
+APART = 0.5
 # A cut: a step this long, and this many times the usual step around it.
 _CUT = 0.25
 _CUT_RATIO = 3
@@ -52,7 +52,7 @@ def balanced(
     wanted = representatives(points, to_pool, count, gap, groups, watch)
     if sharpness is not None:
         wanted = sharper(points, wanted, groups, sharpness)
-    picks, distances, _ = in_order(points, pool, wanted, count, max(min_distance, _APART * gap), watch)
+    picks, distances, _ = in_order(points, pool, wanted, count, max(min_distance, APART * gap), watch)
     known = points[picks] if to_pool is None else np.concatenate([pool, points[picks]])
     rest, rest_distances, stopped_by = k_center(points, known, budget - len(picks), min_distance, watch)
     if sharpness is not None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from lightly_pipeline.worker.memory import let_go
 from lightly_pipeline.worker.select.balanced import balanced
 from lightly_pipeline.worker.select.engine import ENGINES, k_center
 from lightly_pipeline.worker.select.in_order import in_order
@@ -114,6 +115,7 @@ def _checked(name: str, vectors: NDArray[np.floating]) -> Floats:
     rows: Floats = np.ascontiguousarray(vectors, dtype=np.float32)
     for start in range(0, len(rows), 65536):
         finite = np.isfinite(rows[start : start + 65536]).all(axis=1)
+        let_go(rows)
         if not finite.all():
             raise SelectionError(
                 f"Row {start + int(finite.argmin())} of the {name} holds a value that is not a finite number: "

@@ -73,7 +73,7 @@ def nearest_neighbours(queries: Floats, references: Floats) -> tuple[Indices, Fl
     for wanted in row_blocks(len(queries), dimensions * 4, 2 << 20):
         block = np.ascontiguousarray(queries[wanted])
         norms = squared_norms(block)
-        for known in row_blocks(len(references), max(dimensions * 4, len(block) * 4), 16 << 20):
+        for known in row_blocks(len(references), max(dimensions * 4, len(block) * 4), 4 << 20):
             others = np.ascontiguousarray(references[known])
             other_norms = squared_norms(others)
             margin = blas_error(float(norms.max()), float(other_norms.max()), dimensions)

@@ -1,0 +1,58 @@
+"""Keeping memory flat: rows in files of which only what is being read is held, and freed memory given back."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+# A row that is read brings up to 64 kB around it: 32 MB at a time.
+_BLOCK = 512
+
+
+class MappedRows(np.memmap):
+    """float32 [n, d], read-only, that does not stay in the memory of the process that reads it.
+
+    A map's pages count as the process's memory once they were touched, and rows in any order touch all of them. Taking
+    rows by their numbers, or a slice, lets go of what was touched before; the system keeps it while it has room.
+    """
+
+    def __getitem__(self, index: Any) -> Any:
+        """Rows by number are a copy, made block by block; everything else is as in NumPy."""
+        if not isinstance(index, np.ndarray) or index.ndim != 1 or index.dtype.kind != "i" or self.ndim != 2:
+            if isinstance(index, slice):
+                let_go(self)
+            return super().__getitem__(index)
+        rows = np.empty((len(index), self.shape[1]), dtype=self.dtype)
+        plain = self.view(np.ndarray)
+        order = np.argsort(index, kind="stable")
+        for start in range(0, len(index), _BLOCK):
+            block = order[start : start + _BLOCK]
+            rows[block] = plain[index[block]]
+            let_go(self)
+        return rows
+
+
+def mapped_rows(path: Path | str, shape: tuple[int, ...], offset: int = 0) -> NDArray[np.float32]:
+    """The rows that lie in a file from `offset` on."""
+    return MappedRows(path, dtype=np.float32, mode="r", offset=offset, shape=shape)
+
+
+def let_go(rows: NDArray[np.float32]) -> None:
+    """Give back the memory of what was read of a mapped array, which is read again when it is needed."""
+    base: Any = rows
+    while base is not None and not isinstance(base, mmap.mmap):
+        base = getattr(base, "base", None)
+    if base is not None and hasattr(base, "madvise"):
+        base.madvise(mmap.MADV_DONTNEED)
+
+
+def give_back() -> None:
+    """Return freed memory to the system where the C library can (glibc keeps it otherwise)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
