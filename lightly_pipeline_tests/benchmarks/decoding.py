@@ -6,7 +6,8 @@ Without videos: the clips of LIGHTLY_TEST_VIDEOS as the mixed set, and the first
 (or rendered footage where there are none). Each run of the worker (a process of its own: start-up, decoding,
 selection of 10 %, pictures, lists, report, manifest) is paired with a run of ffmpeg right before it; the table has the
 medians of wall clock, their ratio with its range, the ratio of CPU seconds, and the worker's peak memory. It ends with
-1 when a median misses its target, or the memory 350 MB. `--long` adds a clip of that length.
+1 when a median misses its target, or the memory 350 MB. `--long` adds a clip of that length,
+with small pictures of which hardly two are equal.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ import shutil
 import statistics
 import tempfile
 from pathlib import Path
+
+import av
+import numpy as np
 
 from lightly_pipeline_tests.benchmarks.costs import Cost, decode, run, whole_job
 from lightly_pipeline_tests.worker.scan.clips import render
@@ -63,14 +67,28 @@ def enlarge(ffmpeg: str, clip: Path, target: Path, seconds: float = 60) -> Path:
     return target
 
 
-def lengthen(ffmpeg: str, clip: Path, target: Path, hours: float) -> Path:
-    """The clip over and over again, without encoding it anew."""
-    run(
-        [
-            *(ffmpeg, "-v", "error", "-y", "-stream_loop", "-1", "-i", str(clip)),
-            *("-t", str(hours * 3600), "-an", "-c", "copy", str(target)),
-        ]
-    )
+def long_clip(target: Path, hours: float) -> Path:
+    """Small pictures at 25 frames a second: a new scene every few seconds, through which the camera moves."""
+    width, height, rate = 128, 72, 25
+    chance = np.random.default_rng(1)
+    frames = round(hours * 3600 * rate)
+    with av.open(str(target), "w") as container:
+        stream = container.add_stream("libx264", rate=rate, options={"preset": "ultrafast", "g": "250", "crf": "28"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        ends = 0
+        for number in range(frames):
+            if number == ends:
+                begins, ends = number, number + int(chance.integers(50, 400))
+                scene = np.kron(chance.integers(0, 250, (18, 32), np.uint8), np.ones((8, 8), np.uint8))
+                speed, colours = chance.uniform(-1.5, 1.5, 2), chance.integers(60, 200, 2)
+            down, right = (speed * (number - begins)).astype(int)
+            luma = np.roll(scene, (down, right), (0, 1))[:height, :width] + chance.integers(0, 6, dtype=np.uint8)
+            chroma = [np.full((height // 2) * (width // 2), colour, np.uint8) for colour in colours]
+            planes = np.concatenate([luma.ravel(), *chroma]).reshape(height * 3 // 2, width)
+            frame = av.VideoFrame.from_ndarray(planes, format="yuv420p")
+            frame.pts = number
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
     return target
 
 
@@ -94,7 +112,7 @@ def main() -> int:
         if options.long:
             Path(scratch, "long").mkdir()
             name = f"{options.long:g} h"
-            sets[name] = [lengthen(ffmpeg, mixed[0], Path(scratch, "long", "long.mp4"), options.long)]
+            sets[name] = [long_clip(Path(scratch, "long", "long.mp4"), options.long)]
             modes[name] = ("jpg",)
         select(large.parent, "jpg")  # machine code is compiled once, before anything is measured
         print(f"{'clips':20} {'mode':11} {'ffmpeg':>8} {'worker':>8} {'wall':>14} {'CPU':>6} {'memory':>8}  target")

@@ -12,6 +12,7 @@ import queue
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 import av
@@ -115,6 +116,7 @@ class _Encoding:
         self._files = files
         self._hashes = scan.frames["pixel_hash"]
         self._stop = threading.Event()
+        self._threads = scan.settings.threads or usable_cores()
 
     def _encoder(self) -> PictureEncoder:
         return PictureEncoder(self._format, self._size, self._scan.settings.jpeg_quality)
@@ -137,14 +139,15 @@ class _Encoding:
         """Write frames of a video: the groups that hold them in parallel, from the start what that missed."""
         left = set(wanted)
         done: set[int] = set()
+        # Before the file is opened for reading: memory never holds two of its indexes.
+        decoders = [Decoder(self._scan.path, self._scan.source.prime) for _ in range(min(self._threads, len(left)))]
 
         def work(groups: Iterator[tuple[list[Packet], list[int]]]) -> None:
             encoder, meter = self._encoder(), Meter()
             decoder: Decoder | None = None
             try:
                 for packets, indices in groups:
-                    if decoder is None:
-                        decoder = Decoder(self._scan.path, self._scan.source.prime)
+                    decoder = decoder or decoders.pop()
                     done.update(self._group(decoder, meter, encoder, packets, indices))
             finally:
                 if decoder is not None:
@@ -250,7 +253,7 @@ class _Encoding:
                 stream = video_stream(container)
                 if stream is None:
                     return written
-                for packet in [*read_packets(container, stream, Header(self._scan.path)), None]:
+                for packet in chain(read_packets(container, stream, Header(self._scan.path)), [None]):
                     try:
                         take(decoder.context.decode(packet))
                     except (av.FFmpegError, EOFError):
@@ -263,7 +266,7 @@ class _Encoding:
 
     def _in_threads(self, items: Iterator[object], work: Callable[..., None]) -> None:
         """Run `work` in one thread per core over shared items; the first error is raised here."""
-        threads = self._scan.settings.threads or usable_cores()
+        threads = self._threads
         shared: queue.Queue[object] = queue.Queue(maxsize=threads)
         errors: list[BaseException] = []
         end = object()
