@@ -121,7 +121,7 @@ def main() -> int:
             for mode in modes[name]:
                 pairs = [(decode(ffmpeg, clips), select(clips[0].parent, mode)) for _ in range(options.repeat)]
                 walls = [worker.wall / alone.wall for alone, worker in pairs]
-                target = TARGETS.get(mode, (0.0, 0.0))[min(place, 1)]
+                target = TARGETS.get(mode, (0.0, 0.0))[place] if place < 2 else 0.0
                 missed |= bool(target and statistics.median(walls) > target)
                 missed |= max(worker.memory for _, worker in pairs) > MEMORY
                 print(
