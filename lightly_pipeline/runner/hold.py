@@ -30,6 +30,7 @@ from lightly_pipeline.runner.record import Record, Released
 
 # Who waits for a slot reads the lease records, which may be asked as often as one likes, and EC2 at most so often.
 _DESCRIBE_EVERY = 10.0
+# Looks for a command that SSM's lists do not show yet.
 _LAGGING = ((math.inf, 0.3),)
 
 

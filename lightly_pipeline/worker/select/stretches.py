@@ -46,6 +46,8 @@ def balanced_in_stretches(
     A distance is the one to the nearest earlier pick or pool vector, or that within the stretch where it is smaller.
     """
     budget = min(budget, len(rows))
+    if budget <= 0:
+        return Selection(np.empty(0, np.int64), np.empty(0, np.float32), "budget", "balanced", engine)
     job = _Stretches(
         embeddings, rows, sharpness, groups, max(0.0, min_distance or 0.0), engine, Watch(on_progress, cancelled)
     )
