@@ -8,7 +8,6 @@ level 1.
 
 from __future__ import annotations
 
-import heapq
 import struct
 import zlib
 
@@ -24,60 +23,38 @@ _LONGEST = 12
 _ORDER = (16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15)
 
 
-def code_lengths(counts: list[int], longest: int) -> list[int]:
-    """Huffman code lengths (0 where the count is 0), none above `longest`.
-
-    Rare symbols are taken to be about as frequent as the longest code can express, and more so until it fits:
-    this costs less than a thousandth of the size and, mostly, no second tree.
-    """
-    rare = sum(counts) >> (longest - 1)
-    lengths = [0] * len(counts)
-    while True:
-        nodes = [(count if count > rare else rare, symbol) for symbol, count in enumerate(counts) if count]
-        if len(nodes) == 1:
-            lengths[nodes[0][1]] = 1
-            return lengths
-        heapq.heapify(nodes)
-        following = first_inner = len(counts)
-        parents: dict[int, int] = {}
-        while len(nodes) > 1:
-            low = heapq.heappop(nodes)
-            high = nodes[0]
-            parents[low[1]] = parents[high[1]] = following
-            heapq.heapreplace(nodes, (low[0] + high[0], following))
-            following += 1
-        depth = {following - 1: 0}
-        for node in range(following - 2, first_inner - 1, -1):
-            depth[node] = depth[parents[node]] + 1
-        deepest = 0
-        for symbol, count in enumerate(counts):
-            if count:
-                lengths[symbol] = depth[parents[symbol]] + 1
-                deepest = max(deepest, lengths[symbol])
-        if deepest <= longest:
-            return lengths
-        rare = rare * 2 + 1
-
-
-def reversed_codes(lengths: list[int]) -> list[int]:
-    """Canonical codes (RFC 1951 3.2.2) with their bits in the order in which deflate sends them."""
-    following, code = {}, 0
-    for bits in range(1, max(lengths) + 1):
-        code = (code + sum(length == bits - 1 for length in lengths if length)) << 1
-        following[bits] = code
-    codes = []
-    for length in lengths:
-        if not length:
-            codes.append(0)
-            continue
-        codes.append(int(f"{following[length]:0{length}b}"[::-1], 2))
-        following[length] += 1
-    return codes
-
-
 def _chunk(kind: bytes, data: bytes | memoryview) -> list[bytes | memoryview]:
     checksum = zlib.crc32(data, zlib.crc32(kind))
     return [struct.pack(">I", len(data)) + kind, data, struct.pack(">I", checksum)]
+
+
+class Huffman:
+    """A Huffman code of at most `symbols` symbols, made in compiled code; one per thread (it owns buffers).
+
+    pairs: whether to make the table of pairs of bytes as well.
+    """
+
+    def __init__(self, symbols: int, longest: int, *, pairs: bool = False) -> None:
+        functions = kernels().functions
+        self._lengths_of, self._codes_of = functions["huffman_lengths"], functions["huffman_codes"]
+        self._counts = np.zeros(symbols, np.uint32)
+        self._lengths = np.zeros(symbols, np.uint8)
+        self._codes = np.zeros(symbols, np.uint32)
+        self._work = np.zeros(6 * symbols + 16, np.int64)
+        self.pairs = np.zeros(65536 if pairs else 0, np.uint32)
+        counts, lengths, codes, work = (
+            array.ctypes.data for array in (self._counts, self._lengths, self._codes, self._work)
+        )
+        table = self.pairs.ctypes.data if pairs else 0
+        self._first = np.array([counts, symbols, longest, lengths, work], np.int64)
+        self._second = np.array([lengths, symbols, codes, table, work], np.int64)
+
+    def fit(self, counts: NDArray[np.integer] | list[int]) -> tuple[list[int], list[int]]:
+        """Lengths and codes for symbols that occur so often; both 0 for those that do not."""
+        self._counts[:] = counts
+        self._lengths_of(self._first.ctypes.data)
+        self._codes_of(self._second.ctypes.data)
+        return self._lengths.tolist(), self._codes.tolist()
 
 
 class PngEncoder:
@@ -88,7 +65,9 @@ class PngEncoder:
         self._histogram = functions["png_histogram"]
         self._deflate = functions["png_deflate"]
         self._block = np.zeros(12, np.int64)
-        self._counts = np.zeros(256, np.uint32)
+        self._counts = np.zeros(_RUN + 1, np.uint32)
+        self._code = Huffman(_RUN + 1, _LONGEST, pairs=True)
+        self._meta = Huffman(19, 7)
         self._work = np.zeros(0, np.uint64)
         self._out = np.zeros(0, np.uint8)
 
@@ -112,16 +91,17 @@ class PngEncoder:
             self._counts.ctypes.data,
         )
         self._histogram(block.ctypes.data)
-        counts = (self._counts + 1).tolist()
+        counts = self._counts
+        counts[:256] += 1
+        counts[_END] = 1
         # How many runs there are is not known before: they are given about the weight of 1 byte in 500.
-        lengths = code_lengths([*counts, 1, *[0] * 28, max(1, sum(counts) // 500)], _LONGEST)
-        codes = reversed_codes(lengths)
-        table = self._pairs(codes, lengths)
-        header, bits = _block_header(lengths)
+        counts[_RUN] = max(1, int(counts[:256].sum()) // 500)
+        lengths, codes = self._code.fit(counts)
+        header, bits = _block_header(lengths, self._meta)
         self._out[: len(header)] = np.frombuffer(header, np.uint8)
         whole = bits // 8
         block[5:11] = (
-            table.ctypes.data,
+            self._code.pairs.ctypes.data,
             codes[_RUN] | (lengths[_RUN] + 1) << 16,  # the one distance code is a single 0 bit
             codes[_END] | lengths[_END] << 16,
             self._out.ctypes.data,
@@ -137,15 +117,6 @@ class PngEncoder:
         parts += _chunk(b"IEND", b"")
         return b"".join(parts)
 
-    @staticmethod
-    def _pairs(codes: list[int], lengths: list[int]) -> NDArray[np.uint32]:
-        """For each pair of bytes (low byte first): both codes, and their length in the high 8 bits."""
-        code = np.array(codes[:256], np.uint32)
-        length = np.array(lengths[:256], np.uint32)
-        both = code[None, :] | code[:, None] << length[None, :]
-        pairs: NDArray[np.uint32] = (both | (length[None, :] + length[:, None]) << np.uint32(24)).ravel()
-        return pairs
-
 
 class _Bits:
     def __init__(self) -> None:
@@ -156,7 +127,7 @@ class _Bits:
         self.count += bits
 
 
-def _block_header(lengths: list[int]) -> tuple[bytes, int]:
+def _block_header(lengths: list[int], code: Huffman) -> tuple[bytes, int]:
     """The zlib header and the head of a final dynamic block; returns it and how many bits of it count."""
     used = [*lengths, 1]  # one distance code, of length 1
     counts = [0] * 19
@@ -164,8 +135,7 @@ def _block_header(lengths: list[int]) -> tuple[bytes, int]:
         counts[length] += 1
     if sum(count > 0 for count in counts) == 1:
         counts[18] += 1  # a code of a single symbol would be incomplete
-    meta = code_lengths(counts, 7)
-    codes = reversed_codes(meta)
+    meta, codes = code.fit(counts)
     bits = _Bits()
     bits.add(0x0178, 16)  # deflate, 32 KiB window, fastest; check bits
     bits.add(1, 1)

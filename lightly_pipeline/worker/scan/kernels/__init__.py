@@ -13,6 +13,8 @@ KERNELS = {
     "measure16": measuring.measure16,
     "describe": measuring.describe,
     "png_histogram": pictures.png_histogram,
+    "huffman_lengths": pictures.huffman_lengths,
+    "huffman_codes": pictures.huffman_codes,
     "png_deflate": pictures.png_deflate,
     "to_full_range": pictures.to_full_range,
 }

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numba import cfunc, njit
 
-from lightly_pipeline.worker.scan.kernels.addresses import SIGNATURE, u8, u16, u32, u64
+from lightly_pipeline.worker.scan.kernels.addresses import SIGNATURE, i64, u8, u16, u32, u64
 
 
 @njit(error_model="numpy")
@@ -36,6 +36,108 @@ def png_histogram(parameters: Any) -> int:
         _filter_row(picture + y * stride, picture + max(y - 1, 0) * stride, octets, parameters[4])
         for i in range(octets):
             counts[filtered[i]] += 1
+    return 0
+
+
+@cfunc(SIGNATURE, nopython=True, error_model="numpy")
+def huffman_lengths(parameters: Any) -> int:
+    """Lengths of a Huffman code, 0 for symbols that do not occur, none above a limit.
+
+    Rare symbols are taken to be about as frequent as the longest code can express, and more so until it fits: this
+    costs less than a thousandth of the size and, mostly, no second tree.
+
+    [0] counts u32[n]; [1] n; [2] the limit; [3] lengths u8[n], out; [4] workspace i64[6 * n].
+    """
+    counts = u32(parameters[0])
+    n, longest = parameters[1], parameters[2]
+    lengths = u8(parameters[3])
+    order = i64(parameters[4])
+    weights = i64(parameters[4] + 8 * n)
+    parents = i64(parameters[4] + 8 * 3 * n)
+    total = 0
+    for symbol in range(n):
+        lengths[symbol] = 0
+        total += counts[symbol]
+    rare = total >> (longest - 1)
+    while True:
+        # The symbols by weight, each moved down to its place.
+        used = 0
+        for symbol in range(n):
+            if counts[symbol] == 0:
+                continue
+            weight = max(np.int64(counts[symbol]), rare)
+            place = used
+            while place > 0 and weights[place - 1] > weight:
+                weights[place] = weights[place - 1]
+                order[place] = order[place - 1]
+                place -= 1
+            weights[place] = weight
+            order[place] = symbol
+            used += 1
+        if used == 1:
+            lengths[order[0]] = 1
+            return 1
+        # Joined nodes come in ascending order too: the two lightest are at the heads of two queues.
+        leaf, inner = 0, used
+        for node in range(used, 2 * used - 1):
+            weights[node] = 0
+            for _ in range(2):
+                if leaf < used and (inner == node or weights[leaf] <= weights[inner]):
+                    child = leaf
+                    leaf += 1
+                else:
+                    child = inner
+                    inner += 1
+                weights[node] += weights[child]
+                parents[child] = node
+        root = 2 * used - 2
+        parents[root] = 0  # from here on: depths
+        for node in range(root - 1, -1, -1):
+            parents[node] = parents[parents[node]] + 1
+        deepest = 0
+        for place in range(used):
+            deepest = max(deepest, parents[place])
+            lengths[order[place]] = parents[place]
+        if deepest <= longest:
+            return int(deepest)
+        rare = rare * 2 + 1
+
+
+@cfunc(SIGNATURE, nopython=True, error_model="numpy")
+def huffman_codes(parameters: Any) -> int:
+    """Canonical codes (RFC 1951 3.2.2) with their bits in the order in which deflate sends them.
+
+    [0] lengths u8[n], at most 15; [1] n; [2] codes u32[n], out; [3] pairs u32[65536], out, or 0: for each pair of
+    bytes, low byte first, both codes, and their length in the high 8 bits; [4] workspace i64[16].
+    """
+    lengths = u8(parameters[0])
+    n = parameters[1]
+    codes = u32(parameters[2])
+    following = i64(parameters[4])
+    for bits in range(16):
+        following[bits] = 0
+    for symbol in range(n):
+        if lengths[symbol] > 0:
+            following[lengths[symbol]] += 1
+    code, before = 0, 0
+    for bits in range(1, 16):
+        code = (code + before) << 1
+        before = following[bits]
+        following[bits] = code
+    for symbol in range(n):
+        code = following[lengths[symbol]]
+        following[lengths[symbol]] += 1
+        turned = 0
+        for _ in range(lengths[symbol]):
+            turned = turned << 1 | code & 1
+            code >>= 1
+        codes[symbol] = turned
+    if parameters[3] != 0:
+        for high in range(256):
+            pairs = u32(parameters[3] + 1024 * high)
+            for low in range(256):
+                both = np.uint32(lengths[low]) + np.uint32(lengths[high])
+                pairs[low] = codes[low] | codes[high] << np.uint32(lengths[low]) | both << np.uint32(24)
     return 0
 
 
