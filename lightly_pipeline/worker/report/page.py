@@ -187,24 +187,24 @@ def _bars(histogram: Histogram) -> list[tuple[float, float]]:
 
 
 def _scatter(drawn: Map, figures: Figures, outcome: Outcome) -> dict[str, Any]:
-    """Points scaled to 0..1000 × 0..640, selected ones last so that they lie on top."""
+    """Points scaled to 0..1000 × 0..640: x, y, colour, name."""
     everything = np.concatenate([drawn.places, drawn.pool])
     low = everything.min(axis=0, initial=0.0 if not len(everything) else np.inf)
     span = np.maximum(everything.max(axis=0, initial=1.0 if not len(everything) else -np.inf) - low, 1e-9)
 
     def scaled(points: Any) -> list[tuple[int, int]]:
-        return [(int(x), int(y)) for x, y in (points - low) / span * (1000, 640)]
+        return [(x, y) for x, y in ((points - low) / span * (1000, 640)).astype(int).tolist()]
 
     names = outcome.table.names(figures.rows)
-    points = [
-        {"x": x, "y": y, "colour": colour % len(PALETTE), "name": name, "selected": bool(chosen)}
-        for (x, y), colour, name, chosen in zip(
-            scaled(drawn.places), figures.colours, names, figures.selected, strict=True
-        )
-    ]
-    points.sort(key=lambda point: bool(point["selected"]))
-    title = "Principal components" if drawn.name == "pca" else "Neighbour map (k = 15)"
-    return {"title": title, "points": points, "pool": scaled(drawn.pool)}
+    colours = [f"rgb{PALETTE[number % len(PALETTE)]}" for number in figures.colours]
+    points = [(*place, *rest) for place, *rest in zip(scaled(drawn.places), colours, names, strict=True)]
+    chosen, others = figures.selected.nonzero()[0].tolist(), (~figures.selected).nonzero()[0].tolist()
+    return {
+        "title": "Principal components" if drawn.name == "pca" else "Neighbour map (k = 15)",
+        "others": [points[place] for place in others],
+        "selected": [points[place] for place in chosen],
+        "pool": scaled(drawn.pool),
+    }
 
 
 def _inline(picture: "Image.Image") -> str:
