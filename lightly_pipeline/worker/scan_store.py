@@ -41,7 +41,7 @@ class ScanStore:
                 digest, scan, embeddings = pickle.load(content)  # noqa: S301 - written below, in a private folder
         except (OSError, EOFError, pickle.UnpicklingError):
             return None
-        if not all(picture.exists() for picture in scan.candidates.values()):
+        if not scan.pictures.is_whole():
             return None
         return ScannedFiles((file,), replace(scan, embeddings=embeddings.open()), (digest,), images=False)
 

@@ -119,12 +119,10 @@ def _small_pictures(
     files: dict[int, Path],
 ) -> _SmallPictures:
     """Pictures for the contact sheet and the examples, as few as possible decoded again."""
-    at_hand = writer.kept_pictures() | files
     sheet = spread([int(row) for row in outcome.selected], PICTURES)
-    removed = [row for row in at_hand if row not in files]
-    pairs = choose_pairs(outcome, nearest, options.n_example_images, removed)
+    pairs = choose_pairs(outcome, nearest, options.n_example_images, writer.kept_rows())
     rows = dict.fromkeys([*sheet, *(pair.retained for pair in pairs), *(pair.removed for pair in pairs)])
-    return _SmallPictures(sheet, pairs, writer.small_pictures(list(rows), scratch.work, at_hand))
+    return _SmallPictures(sheet, pairs, writer.small_pictures(list(rows), scratch.work, files))
 
 
 def _write_contact_sheet(tree: Path, pictures: list[Image.Image]) -> bytes | None:

@@ -1,11 +1,14 @@
 """Writing the selected frames, and small pictures of them, from the scans that found them."""
 
+import io
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from lightly_pipeline.worker.errors import StorageError
@@ -13,12 +16,10 @@ from lightly_pipeline.worker.frames import FrameTable
 from lightly_pipeline.worker.options import Options
 from lightly_pipeline.worker.output.contact_sheet import thumbnail
 from lightly_pipeline.worker.progress import Progress
-from lightly_pipeline.worker.scan import FramesLost, ScanError, WrittenFrame, write_frames
+from lightly_pipeline.worker.scan import FramesLost, ScanError, write_frames
 from lightly_pipeline.worker.scan.cores import usable_cores
+from lightly_pipeline.worker.scan.encode import SMALL_EDGE
 from lightly_pipeline.worker.scanning import Scanner, file_sha256, scan_settings
-
-#: Shortest edge of the pictures that only the report and the contact sheet need.
-_SMALL = 144
 
 
 class RowsLost(Exception):
@@ -41,43 +42,42 @@ class Writer:
     def dump(self, folder: Path, rows: Sequence[int]) -> dict[int, Path]:
         """The rows as files below the folder; returns each row's path."""
         files = dumped_names(self.table, rows, self.options.output_image_format)
-        written = {}
+        written: dict[int, Path] = {}
         with self.progress.stage("write", len(rows)) as stage:
             for part, indices in self._by_scan(rows).items():
                 start = int(self.table.starts[part])
-                for frame in self._write(
-                    part,
-                    indices,
-                    {index: folder / files[start + index] for index in indices},
-                    self.options.output_image_format,
-                    self.options.output_image_size,
-                    stage.advance,
-                ):
-                    written[start + frame.index] = frame.path
+                targets = {index: folder / files[start + index] for index in indices}
+                image_format, size = self.options.output_image_format, self.options.output_image_size
+                done = self._write(part, targets, image_format, size, stage.advance)
+                written.update((start + index, path) for index, path in done.items())
         return written
 
-    def kept_pictures(self) -> dict[int, Path]:
-        """Pictures that the scans kept and that were not moved away since, by row."""
-        return {
-            int(start) + index: path
-            for scanned, start in zip(self.table.scanned, self.table.starts[:-1], strict=True)
-            for index, path in scanned.scan.candidates.items()
-            if path.exists()
-        }
+    def kept_rows(self) -> NDArray[np.int64]:
+        """The rows whose pictures the scans kept, ascending."""
+        parts = zip(self.table.scanned, self.table.starts[:-1], strict=True)
+        return np.concatenate([scanned.scan.kept + start for scanned, start in parts])
 
-    def small_pictures(self, rows: Sequence[int], folder: Path, at_hand: dict[int, Path]) -> dict[int, Image.Image]:
-        """Small pictures of the rows, from files `at_hand` where there are, else decoded again."""
-        missing = [row for row in rows if row not in at_hand]
-        paths = dict(at_hand)
-        for part, indices in self._by_scan(missing).items():
+    def small_pictures(self, rows: Sequence[int], folder: Path, files: dict[int, Path]) -> dict[int, Image.Image]:
+        """Small pictures of the rows, from what the scans kept or from their `files`, else decoded again."""
+        kept = {row: picture for row in rows if (picture := self._kept(row)) is not None}
+        paths = {row: files[row] for row in rows if row in files}
+        for part, indices in self._by_scan([row for row in rows if row not in paths and row not in kept]).items():
             start = int(self.table.starts[part])
             targets = {index: folder / f"{start + index}.jpg" for index in indices}
-            for frame in self._write(part, indices, targets, "jpg", _SMALL, lambda done: self.progress.check()):
-                paths[start + frame.index] = frame.path
+            written = self._write(part, targets, "jpg", SMALL_EDGE, lambda done: self.progress.check())
+            paths.update((start + index, path) for index, path in written.items())
+
+        def small(row: int) -> Image.Image:
+            return thumbnail(io.BytesIO(kept[row]) if row in kept else paths[row])
+
         with ThreadPoolExecutor(
             scan_settings(self.options).threads or usable_cores(), thread_name_prefix="small"
         ) as threads:
-            return dict(zip(rows, threads.map(lambda row: thumbnail(paths[row]), rows), strict=True))
+            return dict(zip(rows, threads.map(small, rows), strict=True))
+
+    def _kept(self, row: int) -> bytes | None:
+        part, index = self.table.locate(row)
+        return self.table.scanned[part].scan.pictures.read_small(index)
 
     def _by_scan(self, rows: Sequence[int]) -> dict[int, list[int]]:
         by_scan: dict[int, list[int]] = defaultdict(list)
@@ -86,13 +86,20 @@ class Writer:
             by_scan[part].append(index)
         return by_scan
 
-    def _write(self, part, indices, targets, image_format, size, on_progress) -> list[WrittenFrame]:  # type: ignore[no-untyped-def]
+    def _write(
+        self,
+        part: int,
+        targets: Mapping[int, Path],
+        image_format: str,
+        size: int | tuple[int, int],
+        on_progress: Callable[[int], None],
+    ) -> dict[int, Path]:
         scanned = self.table.scanned[part]
         self.scanner.fetch(scanned.files)
         try:
             return write_frames(
                 scanned.scan,
-                indices,
+                list(targets),
                 targets.__getitem__,
                 image_format=image_format,
                 output_image_size=size,

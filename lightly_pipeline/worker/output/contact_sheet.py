@@ -3,6 +3,7 @@
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 from PIL import Image
 
@@ -21,9 +22,9 @@ def spread(rows: Sequence[int], count: int) -> list[int]:
     return [int(rows[round(i * step)]) for i in range(count)]
 
 
-def thumbnail(path: Path, box: tuple[int, int] = _BOX) -> Image.Image:
+def thumbnail(file: Path | IO[bytes], box: tuple[int, int] = _BOX) -> Image.Image:
     """A picture file, scaled down to fit the box."""
-    with Image.open(path) as picture:
+    with Image.open(file) as picture:
         # JPEG files are decoded at an eighth of their size where that is enough.
         picture.draft("RGB", (box[0] * 2, box[1] * 2))
         small: Image.Image = picture.convert("RGB")

@@ -3,7 +3,6 @@
 Pairs that look alike say that more could be removed; pairs that look different, that too much was.
 """
 
-from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,16 +21,15 @@ class Pair:
     distance: float
 
 
-def choose_pairs(outcome: Outcome, nearest: Nearest, count: int, at_hand: Collection[int]) -> list[Pair]:
+def choose_pairs(outcome: Outcome, nearest: Nearest, count: int, at_hand: NDArray[np.int64]) -> list[Pair]:
     """At most `count` pairs, from the nearest to the farthest, each retained frame once.
 
     Where pictures of enough removed frames are `at_hand`, only those are shown: any other would have to be decoded
     again.
     """
     removed = np.flatnonzero(outcome.unique & ~outcome.is_selected & (nearest.index >= 0))
-    if len(at_hand):
-        quick = removed[np.isin(removed, np.fromiter(at_hand, np.int64, len(at_hand)))]
-        removed = quick if len(quick) >= count else removed
+    quick = removed[np.isin(removed, at_hand)]
+    removed = quick if len(quick) >= count else removed
     by_gap: NDArray[np.int64] = removed[np.argsort(nearest.distance[removed], kind="stable")]
     _, first = np.unique(nearest.index[by_gap], return_index=True)
     closest = by_gap[np.sort(first)]

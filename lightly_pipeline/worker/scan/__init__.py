@@ -16,7 +16,6 @@ from lightly_pipeline.worker.scan.types import (
     ScanError,
     ScanSettings,
     VideoScan,
-    WrittenFrame,
 )
 from lightly_pipeline.worker.scan.video import scan_video, scan_videos
 from lightly_pipeline.worker.scan.write import write_frames
@@ -29,7 +28,6 @@ __all__ = [
     "ScanError",
     "ScanSettings",
     "VideoScan",
-    "WrittenFrame",
     "scan_images",
     "scan_video",
     "scan_videos",

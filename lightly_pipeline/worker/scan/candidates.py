@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 #: Kept frames before and after a pick, in display order, that are looked at.
-_NEIGHBOURS = 8
+_NEIGHBOURS = 32
 #: Shares of the budget after which the picks so far are moved and the rest is chosen anew.
 _STAGES = (0.5, 0.75, 0.9, 1.0)
 

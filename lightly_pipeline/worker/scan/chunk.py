@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import bisect
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,9 +14,10 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from lightly_pipeline.worker.scan.encode import PictureEncoder
+from lightly_pipeline.worker.scan.encode import CandidateEncoder
 from lightly_pipeline.worker.scan.h264 import FrameNumbers
 from lightly_pipeline.worker.scan.keep import ChunkRule
+from lightly_pipeline.worker.scan.kept import Pack
 from lightly_pipeline.worker.scan.measure import Measured, Meter
 from lightly_pipeline.worker.scan.neural import NeuralEmbedder
 from lightly_pipeline.worker.scan.packets import (
@@ -30,6 +33,9 @@ from lightly_pipeline.worker.scan.types import FRAME_DTYPE, Problem, ScanSetting
 #: Codecs of which every packet shows one picture (VP8 hides some; MPEG-4 may pack two into one).
 _ONE_PICTURE_EACH = frozenset({"h264", "hevc", "vp9", "av1", "libdav1d", "mjpeg"})
 
+#: Frames that wait for the thread that encodes beside the decoder.
+_ENCODED_BESIDE = 3
+
 
 @dataclass
 class ChunkResult:
@@ -39,7 +45,8 @@ class ChunkResult:
     frames: NDArray[np.void]
     embeddings: NDArray[np.float32]
     problems: list[Problem]
-    kept: dict[int, Path]
+    #: Rows for `KeptPictures`.
+    kept: NDArray[np.void]
     #: For each closed group: first packet (number in the file), first frame (in the chunk).
     groups: list[tuple[int, int]]
     width: int = 0
@@ -109,6 +116,40 @@ class Damage:
             self.packets.setdefault(pts, reason)
 
 
+class _Keeping:
+    """Encodes the kept frames of a chunk into its pack.
+
+    beside: in a thread of its own, a few frames at a time, for a chunk that has all cores: what it is encoded in
+    would keep the decoder's threads waiting.
+    """
+
+    def __init__(self, pack: Pack, encoder: CandidateEncoder, *, beside: bool) -> None:
+        self._pack = pack
+        self._encoder = encoder
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="scan-encode") if beside else None
+        self._coming: deque[tuple[int, Future[tuple[bytes, bytes]]]] = deque()
+
+    def add(self, index: int, frame: av.VideoFrame, rotation: int) -> None:
+        """Keep a frame. Raises OSError when the disk does not take it."""
+        if self._thread is None:
+            self._pack.add(index, *self._encoder.encode(frame, rotation))
+            return
+        self._coming.append((index, self._thread.submit(self._encoder.encode, frame, rotation)))
+        self._write(_ENCODED_BESIDE)
+
+    def close(self) -> NDArray[np.void]:
+        """Wait for the last; rows for `KeptPictures`."""
+        self._write(0)
+        if self._thread is not None:
+            self._thread.shutdown()
+        return self._pack.close()
+
+    def _write(self, left: int) -> None:
+        while len(self._coming) > left:
+            index, picture = self._coming.popleft()
+            self._pack.add(index, *picture.result())
+
+
 class ChunkDecoder:
     """Decodes chunks of one file in one thread."""
 
@@ -125,7 +166,7 @@ class ChunkDecoder:
         self._settings = settings
         self._scratch = scratch
         self._time_base = time_base
-        self._encoder = PictureEncoder(settings.image_format, settings.output_image_size, settings.jpeg_quality)
+        self._encoder = CandidateEncoder(settings)
 
     def run(
         self,
@@ -145,7 +186,7 @@ class ChunkDecoder:
         pictures: list[NDArray[np.uint8]] = []
         complaints: list[str | None] = []
         grays: list[float] = []
-        kept: dict[int, Path] = {}
+        keeping = _Keeping(Pack(self._scratch, chunk.number), self._encoder, beside=chunk.threads > 1)
         interlaced = False
         damage = Damage()
         size = (0, 0)
@@ -180,9 +221,7 @@ class ChunkDecoder:
             grays.append(measured.gray_row_ratio)
             interlaced = interlaced or frame.interlaced_frame
             if rule.keeps(embedding):
-                target = self._scratch / f"{chunk.number}-{index}.{self._encoder.extension}"
-                self._encoder.write(frame, target, rotation)
-                kept[index] = target
+                keeping.add(index, frame, rotation)
             check(1)
 
         codec, extradata = decoder.context.name, decoder.context.extradata
@@ -217,7 +256,7 @@ class ChunkDecoder:
             frames=table,
             embeddings=np.stack(embeddings) if rows else np.zeros((0, 0), np.float32),
             problems=[],
-            kept=kept,
+            kept=keeping.close(),
             groups=groups,
             width=size[0],
             height=size[1],

@@ -6,17 +6,17 @@ picture is made in between. PNG is written by `png`.
 
 from __future__ import annotations
 
-import os
 from functools import cache
-from pathlib import Path
 
 import av
 import numpy as np
 import simplejpeg
+from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from lightly_pipeline.worker.scan.compiled import kernels
 from lightly_pipeline.worker.scan.png import PngEncoder
+from lightly_pipeline.worker.scan.types import ScanSettings
 
 _FULL_RANGE = 2  # AVCOL_RANGE_JPEG
 _BT709, _FCC, _BT2020 = 1, 4, (9, 10)
@@ -94,41 +94,33 @@ def _nearest_8_bit(frame: av.VideoFrame) -> str:
 class PictureEncoder:
     """Encodes frames of one output format and size; one per thread (it owns buffers)."""
 
-    def __init__(self, image_format: str, size: int | tuple[int, int], quality: int) -> None:
-        self.extension = image_format
+    def __init__(
+        self, image_format: str, size: int | tuple[int, int], quality: int, *, interpolation: str = "BICUBIC"
+    ) -> None:
         self._size = size
         self._quality = quality
+        self._interpolation = interpolation
+        # They keep libswscale's tables from one frame to the next.
+        self._reformatter, self._colours = VideoReformatter(), VideoReformatter()
         self._png = PngEncoder() if image_format == "png" else None
         self._block = np.zeros(24, np.int64)
         self._planes: tuple[NDArray[np.uint8], ...] = ()
 
-    def write(self, frame: av.VideoFrame, target: Path, rotation: int = 0) -> tuple[int, int]:
-        """Write one frame, whole or not at all; return its width and height.
-
-        rotation: degrees counter-clockwise, a multiple of 90. Raises OSError when the disk does not take it.
-        """
-        data, width, height = self.encode(frame, rotation)
-        part = target.with_name(target.name + ".part")
-        with open(part, "wb") as stream:
-            stream.write(data)
-        os.replace(part, target)
-        return width, height
-
-    def encode(self, frame: av.VideoFrame, rotation: int = 0) -> tuple[bytes | memoryview, int, int]:
-        """Encode one frame; returns the file's bytes, width and height."""
+    def encode(self, frame: av.VideoFrame, rotation: int = 0) -> bytes:
+        """Encode one frame; returns the file's bytes. rotation: degrees counter-clockwise, a multiple of 90."""
         turned = rotation % 180 != 0
         shown = (frame.height, frame.width) if turned else (frame.width, frame.height)
         width, height = target_size(*shown, self._size)
         if (width, height) != shown:
             before = (height, width) if turned else (width, height)
-            frame = frame.reformat(width=before[0], height=before[1], interpolation="BICUBIC")
+            frame = self._reformatter.reformat(frame, *before, interpolation=self._interpolation)
         quarter_turns = rotation // 90 % 4
         if self._png is not None:
-            rgb = frame.to_ndarray(format="rgb24")
+            rgb = self._colours.reformat(frame, format="rgb24").to_ndarray()
             if quarter_turns:
                 rgb = np.rot90(rgb, quarter_turns)
-            return self._png.encode(np.ascontiguousarray(rgb)), width, height
-        return self._jpeg(frame, quarter_turns), width, height
+            return self._png.encode(np.ascontiguousarray(rgb))
+        return self._jpeg(frame, quarter_turns)
 
     def _jpeg(self, frame: av.VideoFrame, quarter_turns: int) -> bytes:
         name = frame.format.name
@@ -136,14 +128,16 @@ class PictureEncoder:
         if name not in _SUBSAMPLING or (quarter_turns % 2 and name.endswith("422p")):
             if frame.format.is_rgb:
                 rgb = np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), quarter_turns))
-                return bytes(simplejpeg.encode_jpeg(rgb, quality=self._quality, colorsubsampling="444"))
+                picture: bytes = simplejpeg.encode_jpeg(rgb, quality=self._quality, colorsubsampling="444")
+                return picture
             name = _nearest_8_bit(frame)
             frame = frame.reformat(format=name)
         planes = self._full_range(frame, name, colorspace, full)
         if quarter_turns:
             planes = tuple(np.ascontiguousarray(np.rot90(plane, quarter_turns)) for plane in planes)
         y, u, v = planes if len(planes) == 3 else (planes[0], None, None)
-        return bytes(simplejpeg.encode_jpeg_yuv_planes(y, u, v, quality=self._quality))
+        picture = simplejpeg.encode_jpeg_yuv_planes(y, u, v, quality=self._quality)
+        return picture
 
     def _full_range(
         self, frame: av.VideoFrame, name: str, colorspace: int, full: bool
@@ -167,3 +161,24 @@ class PictureEncoder:
         block[15:23] = colour
         kernels().functions["to_full_range"](block.ctypes.data)
         return self._planes
+
+
+#: Shortest edge of the small pictures for the report and the contact sheet.
+SMALL_EDGE = 144
+#: Shortest edge from which a JPEG takes longer to read back than a small one takes to make.
+_LARGE = 720
+
+
+class CandidateEncoder:
+    """Encodes frames that may be selected, and small versions of what would be slow to read again."""
+
+    def __init__(self, settings: ScanSettings) -> None:
+        self._size = settings.output_image_size
+        self._encoder = PictureEncoder(settings.image_format, self._size, settings.jpeg_quality)
+        self._small = PictureEncoder("jpg", SMALL_EDGE, 85, interpolation="AREA")
+        self._from = SMALL_EDGE if settings.image_format == "png" else _LARGE
+
+    def encode(self, frame: av.VideoFrame, rotation: int = 0) -> tuple[bytes, bytes]:
+        """The picture, and the small one or nothing."""
+        large = min(target_size(frame.width, frame.height, self._size)) > self._from
+        return self._encoder.encode(frame, rotation), self._small.encode(frame, rotation) if large else b""

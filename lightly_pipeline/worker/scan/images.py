@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 
 from lightly_pipeline.worker.scan.cores import usable_cores
 from lightly_pipeline.worker.scan.descriptor import BUILT_IN
+from lightly_pipeline.worker.scan.kept import KeptPictures
 from lightly_pipeline.worker.scan.measure import Measured, Meter
 from lightly_pipeline.worker.scan.neural import NeuralEmbedder
 from lightly_pipeline.worker.scan.store import EmbeddingStore
@@ -136,6 +137,7 @@ def scan_images(
         codec="image",
         settings=settings,
         scratch=folder,
+        pictures=KeptPictures.of(folder),
         source=ImageSource(tuple(paths)),
     )
 

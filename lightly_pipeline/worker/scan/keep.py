@@ -1,7 +1,8 @@
 """The online rule: which frames to write to scratch while they are decoded, before the selection is known.
 
-A frame is kept when it has moved more than delta from the last kept one. Delta follows the share of frames
-that is wanted: slowly within a chunk, and from chunk to chunk of the whole job. A chunk starts from the delta
+A frame is kept when it has moved more than delta from each of the last few kept ones, so that a view that comes
+back (a swing, two cameras in turn) is not kept again. Delta follows the share of frames that is wanted: within a
+chunk, and from chunk to chunk of the whole job. A chunk starts from the delta
 of the chunk that lies a fixed number of places before it, so that the outcome does not depend on how many
 threads decode, or on which is faster.
 """
@@ -16,11 +17,16 @@ from numpy.typing import NDArray
 
 from lightly_pipeline.worker.scan.packets import Stopped
 
-#: Distance in the descriptor's space at which rendered and real clips kept a fifth of their frames.
-_FIRST_DELTA = 0.1
-_GAIN = 0.02
+#: How many kept frames a frame is compared with.
+_LAST = 8
+#: How many frames are kept for each that is wanted. With 1.5 the selection moved to kept frames was as good, on real
+#: and generated clips, as with twice as many kept by the last kept frame alone.
+_FOR_EACH = 1.5
+#: Distance in the descriptor's space at which real clips kept a sixth of their frames.
+_FIRST_DELTA = 0.12
+_GAIN = 0.05
 _LAG = 8
-#: Above this share a second decode of what was selected is cheaper than keeping twice as many.
+#: Above this share a second decode of what was selected is cheaper than keeping half as many again.
 _MAX_SHARE = 0.4
 
 
@@ -28,7 +34,7 @@ class KeepRule:
     """Deltas of all chunks of a job, shared by the threads that decode them."""
 
     def __init__(self, expected_share: float, stop: threading.Event) -> None:
-        self.share = min(0.8, 2 * expected_share) if 0 < expected_share <= _MAX_SHARE else 0.0
+        self.share = _FOR_EACH * expected_share if 0 < expected_share <= _MAX_SHARE else 0.0
         self._ends: dict[int, float] = {}
         self._changed = threading.Condition()
         self._stop = stop
@@ -60,7 +66,8 @@ class ChunkRule:
         self._delta = self._start = delta
         self._logarithms = 0.0
         self._count = 0
-        self._last: NDArray[np.float32] | None = None
+        self._kept = 0
+        self._last = np.zeros((0, 0), np.float32)
 
     def copy(self) -> ChunkRule:
         """The same rule before it has seen a frame, to decode a chunk a second time."""
@@ -70,12 +77,14 @@ class ChunkRule:
         """Whether to keep the next frame, a unit vector float32 [d]. The first is always kept."""
         if not self._share:
             return False
-        keep = True
-        if self._last is not None:
-            cosine = float(np.dot(self._last, embedding))
-            keep = 2 - 2 * cosine > self._delta * self._delta
+        if not len(self._last):
+            # Zeros are farther from a unit vector than delta may be.
+            self._last = np.zeros((_LAST, len(embedding)), np.float32)
+        nearest = float((self._last @ embedding).max())
+        keep = 2 - 2 * nearest > self._delta * self._delta
         if keep:
-            self._last = embedding
+            self._last[self._kept % _LAST] = embedding
+            self._kept += 1
         self._delta *= math.exp(_GAIN * (keep - self._share))
         self._delta = min(max(self._delta, 1e-3), 1.0)
         self._logarithms += math.log(self._delta)

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from lightly_pipeline.worker.scan.kept import KeptPictures
 
 #: One row of `VideoScan.frames`, in display order.
 #: index: 0-based number of the frame in display order; pts: presentation time in the stream's time base
@@ -65,7 +67,7 @@ class ScanSettings:
     image_format: "png", "jpg" or "jpeg"; the format candidates are kept in.
     output_image_size: -1 (as in the video), x (shortest edge) or (height, width).
     jpeg_quality: 1 to 100.
-    expected_share: share of the frames that will be selected. While decoding, about twice as many likely ones
+    expected_share: share of the frames that will be selected. While decoding, about half as many again
         are written to scratch, so that most selected frames need no second decode. 0, or more than 0.4, keeps
         none: every selected frame is then decoded again, exactly.
     model: path of an ONNX model instead of the built-in descriptor, with its sidecar beside it (`neural`).
@@ -115,18 +117,6 @@ class EmbedderIdentity:
     dimensions: int
 
 
-@dataclass(frozen=True)
-class WrittenFrame:
-    """One picture that `write_frames` wrote: frame index, file, bytes, picture size, SHA-256 in hex."""
-
-    index: int
-    path: Path
-    bytes: int
-    width: int
-    height: int
-    sha256: str
-
-
 @dataclass
 class VideoScan:
     """What one pass over one file (or one set of images) found.
@@ -150,16 +140,15 @@ class VideoScan:
     codec: str
     settings: ScanSettings
     scratch: Path
-    candidates: dict[int, Path] = field(default_factory=dict)
+    pictures: KeptPictures
     #: How to find frames again: for `write`, not for callers.
     source: Any = None
 
     @property
     def kept(self) -> NDArray[np.int64]:
         """Indices of the frames that are written to scratch already, ascending."""
-        return np.array(sorted(self.candidates), dtype=np.int64)
+        return self.pictures.indices
 
     def close(self) -> None:
         """Delete what this scan keeps in scratch. The arrays of a long video are gone with it."""
-        self.candidates.clear()
         shutil.rmtree(self.scratch, ignore_errors=True)

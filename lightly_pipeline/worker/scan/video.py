@@ -22,6 +22,7 @@ from lightly_pipeline.worker.scan.chunk import ChunkDecoder, ChunkResult, Decode
 from lightly_pipeline.worker.scan.cores import usable_cores
 from lightly_pipeline.worker.scan.descriptor import BUILT_IN
 from lightly_pipeline.worker.scan.keep import KeepRule
+from lightly_pipeline.worker.scan.kept import KeptPictures
 from lightly_pipeline.worker.scan.matroska import missing_bytes
 from lightly_pipeline.worker.scan.measure import Meter
 from lightly_pipeline.worker.scan.neural import NeuralEmbedder
@@ -99,7 +100,7 @@ class _File:
     count: int = 0
     tables: list[NDArray[np.void]] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
-    kept: dict[int, Path] = field(default_factory=dict)
+    kept: list[NDArray[np.void]] = field(default_factory=list)
     groups: list[tuple[int, int]] = field(default_factory=list)
     width: int = 0
     height: int = 0
@@ -119,11 +120,9 @@ class _File:
         for problem in result.problems:
             index = None if problem.frame_index is None else problem.frame_index + first
             self.problems.append(Problem(index, problem.reason, problem.kind))
-        for index, target in result.kept.items():
-            if result.frames["ok"][index]:
-                self.kept[index + first] = target
-            else:
-                target.unlink(missing_ok=True)
+        sound = result.kept[result.frames["ok"][result.kept["index"]]]
+        sound["index"] += first
+        self.kept.append(sound)
         self.groups += [(packet, frame + first) for packet, frame in result.groups]
         if not self.width:
             self.width, self.height = result.width, result.height
@@ -406,6 +405,6 @@ def _assemble(file: _File, path: Path, settings: ScanSettings, embedder: Embedde
         codec=header.codec,
         settings=settings,
         scratch=file.folder,
-        candidates=file.kept,
+        pictures=KeptPictures.of(file.folder, file.kept),
         source=VideoSource(np.array(file.groups, np.int64).reshape(-1, 2), header.prime),
     )

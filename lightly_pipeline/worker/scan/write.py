@@ -6,10 +6,7 @@ nothing refers to, and stops at the last chosen one. Each frame is recognised by
 
 from __future__ import annotations
 
-import hashlib
-import os
 import queue
-import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
@@ -17,7 +14,6 @@ from pathlib import Path
 
 import av
 import numpy as np
-from PIL import Image
 
 from lightly_pipeline.worker.memory import give_back
 from lightly_pipeline.worker.scan.chunk import Decoder
@@ -33,7 +29,7 @@ from lightly_pipeline.worker.scan.packets import (
     read_packets,
     video_stream,
 )
-from lightly_pipeline.worker.scan.types import FramesLost, ScanError, VideoScan, WrittenFrame
+from lightly_pipeline.worker.scan.types import FramesLost, ScanError, VideoScan
 
 
 def _nothing(frames: int) -> None:
@@ -48,14 +44,13 @@ def write_frames(
     image_format: str | None = None,
     output_image_size: int | tuple[int, int] | None = None,
     on_progress: Callable[[int], None] = _nothing,
-) -> list[WrittenFrame]:
-    """Write exactly the frames `picks` (indices into `scan.frames`) to `targets(index)`.
+) -> dict[int, Path]:
+    """Write exactly the frames `picks` (indices into `scan.frames`) to `targets(index)`; returns each one's file.
 
     image_format and output_image_size default to the scan's settings; with others nothing kept can be used.
-    Folders are made. Each file appears whole or not at all. A kept picture is moved, not copied: asked for
-    again, it is decoded again. Returns one `WrittenFrame` per pick, in the order of `picks`. Raises FramesLost
-    when frames do not decode again to the pixels that were scanned, ScanError when an image cannot be read again,
-    OSError when the target cannot be written.
+    Folders are made. Each file appears whole or not at all. Raises FramesLost when frames do not decode again to the
+    pixels that were scanned, ScanError when an image cannot be read again, OSError when the target cannot be written.
+    on_progress is called with 1 for each file, in several threads; what it raises ends the writing.
     """
     image_format = image_format or scan.settings.image_format
     size = scan.settings.output_image_size if output_image_size is None else output_image_size
@@ -67,49 +62,41 @@ def write_frames(
             raise ScanError(f"{scan.path.name} has {len(scan.frames)} frames: there is no frame {index}.")
         target = targets(index)
         target.parent.mkdir(parents=True, exist_ok=True)
-        kept = scan.candidates.get(index) if same else None
+        files[index] = target
+        kept = scan.pictures.read(index) if same else None
         if kept is None:
             missing.append(index)
         else:
-            _move(kept, target)
-            del scan.candidates[index]
-        files[index] = target
-    encoder = _Encoding(scan, image_format, size, files)
+            _write(kept, target)
+            on_progress(1)
     if missing:
+        encoder = _Encoding(scan, image_format, size, files, on_progress)
         if isinstance(scan.source, ImageSource):
             encoder.images(missing, scan.source)
         else:
             encoder.video(missing)
         give_back()
-    written = {}
-    for index, target in files.items():
-        written[index] = _describe(index, target)
-        on_progress(1)
-    return [written[int(pick)] for pick in picks]
+    return files
 
 
-def _move(source: Path, target: Path) -> None:
-    """Rename, or copy beside and rename when the target is on another disk."""
-    try:
-        os.replace(source, target)
-    except OSError:
-        part = target.with_name(target.name + ".part")
-        shutil.copyfile(source, part)
-        os.replace(part, target)
-        source.unlink()
-
-
-def _describe(index: int, path: Path) -> WrittenFrame:
-    data = path.read_bytes()
-    with Image.open(path) as picture:
-        width, height = picture.size
-    return WrittenFrame(index, path, len(data), width, height, hashlib.sha256(data).hexdigest())
+def _write(picture: bytes, target: Path) -> None:
+    """Write a file, whole or not at all."""
+    part = target.with_name(target.name + ".part")
+    part.write_bytes(picture)
+    part.replace(target)
 
 
 class _Encoding:
     """A second decode of one scan, on all cores."""
 
-    def __init__(self, scan: VideoScan, image_format: str, size: int | tuple[int, int], files: dict[int, Path]) -> None:
+    def __init__(
+        self,
+        scan: VideoScan,
+        image_format: str,
+        size: int | tuple[int, int],
+        files: dict[int, Path],
+        on_progress: Callable[[int], None],
+    ) -> None:
         self._scan = scan
         self._format = image_format
         self._size = size
@@ -117,9 +104,14 @@ class _Encoding:
         self._hashes = scan.frames["pixel_hash"]
         self._stop = threading.Event()
         self._threads = scan.settings.threads or usable_cores()
+        self._on_progress = on_progress
 
     def _encoder(self) -> PictureEncoder:
         return PictureEncoder(self._format, self._size, self._scan.settings.jpeg_quality)
+
+    def _write(self, picture: bytes, index: int) -> None:
+        _write(picture, self._files[index])
+        self._on_progress(1)
 
     def images(self, wanted: list[int], source: ImageSource) -> None:
         """Write images that were given as images."""
@@ -131,7 +123,7 @@ class _Encoding:
                     frame = open_image(source.paths[index])
                 except OSError as error:
                     raise ScanError(f"{source.paths[index].name} cannot be read again: {error}.") from error
-                encoder.write(frame, self._files[index])
+                self._write(encoder.encode(frame), index)
 
         self._in_threads(iter(wanted), work)
 
@@ -208,7 +200,7 @@ class _Encoding:
             for frame in frames:
                 index = None if frame.pts is None else by_time.get(frame.pts)
                 if index is not None and index not in written and self._is(frame, index, meter):
-                    encoder.write(frame, self._files[index], _rotation(frame))
+                    self._write(encoder.encode(frame, _rotation(frame)), index)
                     written.add(index)
 
         try:
@@ -245,7 +237,7 @@ class _Encoding:
         def take(frames: list[av.VideoFrame]) -> None:
             for frame in frames:
                 for index in by_hash.pop(meter.hash(frame), ()):
-                    encoder.write(frame, self._files[index], _rotation(frame))
+                    self._write(encoder.encode(frame, _rotation(frame)), index)
                     written.add(index)
 
         try:

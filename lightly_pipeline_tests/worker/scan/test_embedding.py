@@ -214,7 +214,7 @@ def test_images_of_all_kinds_are_frames(tmp_path):
     assert hashes["a.png"] == hashes["a.bmp"] == hashes["a.ppm"]
     assert hashes["a.png"] != hashes["a.jpg"]
     written = write_frames(scan, range(len(paths)), lambda index: tmp_path / "out" / f"{index}.png")
-    assert {Image.open(frame.path).size for frame in written} == {(160, 96)}
+    assert {Image.open(file).size for file in written.values()} == {(160, 96)}
 
 
 def test_an_image_on_its_side_is_shown_upright(tmp_path):

@@ -66,11 +66,11 @@ def test_each_codec_gives_the_frames_that_a_plain_decode_gives(tmp_path, name, c
     same_hash = [n for n in range(1, len(plain)) if scan.frames["pixel_hash"][n] == scan.frames["pixel_hash"][0]]
     assert set(same_hash) <= set(equal)
     kept = int(scan.kept[-1])
-    lost = next(index for index in range(100, 120) if index not in scan.candidates)
-    for written in write_frames(scan, [kept, lost], lambda index: tmp_path / f"{index}.png"):
-        shown = np.asarray(Image.open(written.path).convert("L")).astype(float)
-        near = np.abs(shown - plain[written.index][1]).mean()
-        far = np.abs(shown - plain[(written.index + 60) % 120][1]).mean()
+    lost = next(index for index in range(100, 120) if index not in scan.kept)
+    for index, path in write_frames(scan, [kept, lost], lambda index: tmp_path / f"{index}.png").items():
+        shown = np.asarray(Image.open(path).convert("L")).astype(float)
+        near = np.abs(shown - plain[index][1]).mean()
+        far = np.abs(shown - plain[(index + 60) % 120][1]).mean()
         assert near < 6 < far
 
 
@@ -88,7 +88,7 @@ def test_the_result_is_the_same_for_any_number_of_threads(tmp_path, image_format
         assert other.embeddings.tobytes() == scans[0].embeddings.tobytes()
         assert other.kept.tolist() == scans[0].kept.tolist()
         for index in other.kept:
-            assert other.candidates[index].read_bytes() == scans[0].candidates[index].read_bytes()
+            assert other.pictures.read(index) == scans[0].pictures.read(index)
 
 
 def test_a_group_too_long_to_be_collected_gives_the_same_frames_as_short_ones(tmp_path):
@@ -131,7 +131,7 @@ def test_odd_sizes_are_written_in_full(tmp_path):
     for image_format in ("png", "jpg"):
         scan = scan_video(path, scratch=tmp_path, settings=ScanSettings(image_format=image_format))
         written = write_frames(scan, [0, 7], lambda index: tmp_path / f"{index}.{image_format}")  # noqa: B023
-        assert {Image.open(frame.path).size for frame in written} == {(83, 47)}
+        assert {Image.open(file).size for file in written.values()} == {(83, 47)}
 
 
 @pytest.mark.parametrize("image_format", ["png", "jpg"])
@@ -152,9 +152,10 @@ def test_rotation_metadata_turns_pictures_and_embeddings(tmp_path, degrees, imag
     assert (scan.width, scan.height) == ((96, 160) if degrees != 180 else (160, 96))
     assert not np.allclose(scan.embeddings[0], plain.embeddings[0], atol=1e-2)
     assert scan.frames["pixel_hash"].tobytes() == plain.frames["pixel_hash"].tobytes()
-    for frame in write_frames(scan, [0, 13], lambda index: tmp_path / "turned" / f"{index}.{image_format}"):
-        shown = np.asarray(Image.open(frame.path)).astype(float)
-        expected = np.rot90(picture(frame.index), degrees // 90)
+    written = write_frames(scan, [0, 13], lambda index: tmp_path / "turned" / f"{index}.{image_format}")
+    for index, file in written.items():
+        shown = np.asarray(Image.open(file)).astype(float)
+        expected = np.rot90(picture(index), degrees // 90)
         assert np.abs(shown - expected).mean() < 14
 
 

@@ -1,6 +1,5 @@
 """Chosen frames as files: the right picture, the right size, the right colours, whole or not at all."""
 
-import hashlib
 import io
 
 import av
@@ -18,7 +17,7 @@ from lightly_pipeline.worker.scan import (
     write_frames,
 )
 from lightly_pipeline.worker.scan.encode import PictureEncoder, target_size
-from lightly_pipeline.worker.scan.png import PngEncoder
+from lightly_pipeline.worker.scan.png import Huffman, PngEncoder
 from lightly_pipeline_tests.worker.scan.clips import picture, render
 
 
@@ -29,15 +28,13 @@ def test_a_chosen_frame_is_written_as_that_very_frame_kept_or_not(tmp_path, imag
     scan = scan_video(render(tmp_path / "a.mp4", 120, options={"g": "30"}), scratch=tmp_path, settings=settings)
     picks = [95, 3, *range(40, 60), 0, 119]
     written = write_frames(scan, picks, lambda index: tmp_path / "out" / f"{index}.{image_format}")
-    assert [frame.index for frame in written] == picks
-    for frame in written:
-        data = frame.path.read_bytes()
-        assert (frame.bytes, frame.sha256) == (len(data), hashlib.sha256(data).hexdigest())
-        assert (frame.width, frame.height) == (160, 96)
-        shown = np.asarray(Image.open(frame.path)).astype(float)
+    assert list(written) == picks
+    for index, file in written.items():
+        shown = np.asarray(Image.open(file)).astype(float)
+        assert shown.shape == (96, 160, 3)
         others = [np.abs(shown - picture(other)).mean() for other in range(120)]
         # Pictures of one shot differ by where the square is; the nearest is the very frame.
-        assert int(np.argmin(others)) == frame.index
+        assert int(np.argmin(others)) == index
     assert not list((tmp_path / "out").glob("*.part"))
 
 
@@ -49,7 +46,7 @@ def test_a_kept_frame_is_the_same_file_as_one_that_is_decoded_again(tmp_path):
     assert len(picks) > 5
     one = write_frames(kept, picks, lambda index: tmp_path / "one" / f"{index}.jpg")
     two = write_frames(again, picks, lambda index: tmp_path / "two" / f"{index}.jpg")
-    assert [frame.sha256 for frame in one] == [frame.sha256 for frame in two]
+    assert [one[index].read_bytes() for index in picks] == [two[index].read_bytes() for index in picks]
 
 
 @pytest.mark.parametrize(
@@ -59,17 +56,16 @@ def test_output_image_size_is_lightlys(tmp_path, size, expected):
     assert target_size(160, 96, size) == expected
     settings = ScanSettings(output_image_size=size)
     scan = scan_video(render(tmp_path / "a.mp4", 20), scratch=tmp_path, settings=settings)
-    (written,) = write_frames(scan, [7], lambda index: tmp_path / "7.png")
-    assert Image.open(written.path).size == expected
+    written = write_frames(scan, [7], lambda index: tmp_path / "7.png")
+    assert Image.open(written[7]).size == expected
 
 
 def test_another_format_or_size_than_the_scans_is_decoded_again(tmp_path):
     scan = scan_video(render(tmp_path / "a.mp4", 20), scratch=tmp_path, settings=ScanSettings())
     first = int(scan.kept[0])
-    (small,) = write_frames(scan, [first], lambda index: tmp_path / "s.jpg", image_format="jpg", output_image_size=24)
-    assert Image.open(small.path).format == "JPEG"
-    assert Image.open(small.path).size == (40, 24)
-    assert first in scan.candidates
+    small = write_frames(scan, [first], lambda index: tmp_path / "s.jpg", image_format="jpg", output_image_size=24)
+    with Image.open(small[first]) as shown:
+        assert (shown.format, shown.size) == ("JPEG", (40, 24))
 
 
 def test_frames_that_a_file_no_longer_gives_are_named(tmp_path):
@@ -82,6 +78,49 @@ def test_frames_that_a_file_no_longer_gives_are_named(tmp_path):
     assert lost.value.indices == [7]
     with pytest.raises(ScanError, match="there is no frame 20"):
         write_frames(scan, [20], lambda index: tmp_path / "20.png")
+
+
+def test_a_kept_picture_comes_with_a_small_one_where_it_would_be_slow_to_read(tmp_path):
+    path = render(tmp_path / "a.mp4", 20, width=320, height=192)
+    for image_format, small in (("png", (240, 144)), ("jpg", (320, 192))):
+        scan = scan_video(path, scratch=tmp_path, settings=ScanSettings(image_format=image_format))
+        index = int(scan.kept[0])
+        with Image.open(io.BytesIO(scan.pictures.read(index))) as picture:
+            assert picture.size == (320, 192)
+        with Image.open(io.BytesIO(scan.pictures.read_small(index))) as picture:
+            assert (picture.format, picture.size) == ("JPEG", small)
+        assert scan.pictures.read(21) is None
+
+
+def test_kept_pictures_that_were_cut_off_are_noticed(tmp_path):
+    scan = scan_video(render(tmp_path / "a.mp4", 120, options={"g": "30"}), scratch=tmp_path, settings=ScanSettings())
+    assert len(scan.kept) > 1
+    assert scan.pictures.is_whole()
+    packs = sorted(scan.scratch.glob("*.pictures"))
+    packs[-1].write_bytes(packs[-1].read_bytes()[:-1])
+    assert not scan.pictures.is_whole()
+    packs[-1].unlink()
+    assert not scan.pictures.is_whole()
+
+
+@pytest.mark.parametrize("longest", [7, 12])
+def test_a_huffman_code_is_complete_and_keeps_its_limit(longest):
+    fibonacci = [1, 1]
+    while len(fibonacci) < 40:
+        fibonacci.append(sum(fibonacci[-2:]))
+    rng = np.random.default_rng(0)
+    for counts in (fibonacci, [5], [0, 3, 0, 9], [1] * 60, (rng.pareto(0.5, 60) * 3).clip(0, 1e8).tolist()):
+        counts = np.array([*counts, *[0] * (64 - len(counts))]).astype(np.int64)
+        lengths, codes = Huffman(64, longest).fit(counts)
+        assert [length > 0 for length in lengths] == (counts > 0).tolist()
+        assert max(lengths) <= longest
+        if (counts > 0).sum() > 1:
+            assert sum(2.0**-length for length in lengths if length) == 1
+        # No code begins another: bits come lowest first.
+        words = [f"{code:0{length}b}"[::-1] for code, length in zip(codes, lengths, strict=True) if length]
+        assert all(not b.startswith(a) for a in words for b in words if a is not b)
+        for rare, common in [(counts.argmin(), counts.argmax())]:
+            assert not lengths[rare] or lengths[rare] >= lengths[common]
 
 
 PICTURES = [
@@ -120,8 +159,7 @@ def test_jpeg_has_the_colours_of_the_rgb_picture(name, colorspace):
     smooth = np.asarray(Image.fromarray(picture(3)).resize((192, 112), Image.Resampling.BICUBIC))
     frame = av.VideoFrame.from_ndarray(smooth, format="rgb24").reformat(format=name)
     frame.colorspace = colorspace
-    data, width, height = PictureEncoder("jpg", -1, 98).encode(frame)
-    assert (width, height) == (192, 112)
+    data = PictureEncoder("jpg", -1, 98).encode(frame)
     shown = np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
     expected = frame.to_ndarray(format="rgb24").astype(int)
     # Halved chroma is interpolated differently at edges; a wrong matrix or range is off by 5 and more.
