@@ -5,7 +5,7 @@ frames take to decode. libav leaves the interpreter alone meanwhile.
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
 
@@ -15,8 +15,11 @@ from lightly_pipeline.worker.report.page import report_template
 
 
 @contextmanager
-def loading_ahead() -> Iterator[None]:
-    """Load in a thread beside the block. What fails to load fails again, with its own words, where it is used."""
+def loading_ahead() -> Iterator[Callable[[], None]]:
+    """Load in a thread beside the block, from the first call of what is yielded on: before that it would be in the way.
+
+    What fails to load fails again, with its own words, where it is used.
+    """
 
     def load() -> None:
         for step in (lambda: import_module("pyarrow.parquet"), report_template, Image.preinit):
@@ -24,8 +27,13 @@ def loading_ahead() -> Iterator[None]:
                 step()
 
     thread = threading.Thread(target=load, name="ahead", daemon=True)
-    thread.start()
+
+    def begin() -> None:
+        if thread.ident is None:
+            thread.start()
+
     try:
-        yield
+        yield begin
     finally:
-        thread.join()
+        if thread.ident is not None:
+            thread.join()

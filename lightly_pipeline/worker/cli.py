@@ -44,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     # Before NumPy is imported. OpenBLAS's threads wait by spinning: two workers on two cores stood still for minutes
     # over small products, and what is large here has its own threads (numba, libav).
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    # Before pydantic is imported, which else looks through every installed package for plugins of its own.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] == ["datapool"]:
         from importlib import import_module

@@ -5,7 +5,6 @@ are the same input.
 """
 
 import logging
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal
@@ -99,8 +98,3 @@ def _unusable_name(name: str) -> str | None:
     if any(len(part.encode()) > _NAME_BYTES for part in parts):
         return f"The name has more than {_NAME_BYTES} bytes, so that its frames' names would be too long."
     return None
-
-
-def total_bytes(files: Iterable[InputFile]) -> int:
-    """Bytes of all files together."""
-    return sum(file.bytes for file in files)

@@ -92,8 +92,8 @@ def select_frames(
             return done
         log_file = stack.enter_context(_log_file(scratch))
         scanner = Scanner(source, options, scratch, progress)
-        with loading_ahead():
-            scanned = scanner.scan(found)
+        with loading_ahead() as load:
+            scanned = scanner.scan(found, under_way=load)
         table = _table(scanned, found, source, scratch)
         give_back()
 

@@ -7,15 +7,18 @@ never stops the others: its problems are in its scan.
 import hashlib
 import logging
 import shutil
-from collections.abc import Generator, Iterator, Sequence
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+import av
+
 from lightly_pipeline.worker.budget import expected_share
-from lightly_pipeline.worker.discover import Input, total_bytes
+from lightly_pipeline.worker.discover import Input
 from lightly_pipeline.worker.frames import ScannedFiles
 from lightly_pipeline.worker.options import Options
 from lightly_pipeline.worker.progress import Progress, Stage
@@ -33,6 +36,8 @@ _BATCH_BYTES = 512 * 1024**2
 _IMAGES = 512
 #: Files that are downloaded or hashed at a time.
 _FETCHES = 4
+#: Seconds after which the time left is of interest.
+_COUNTED_AFTER = 1.0
 
 
 @dataclass(frozen=True)
@@ -44,36 +49,47 @@ class Scanner:
     scratch: Scratch
     progress: Progress
 
-    def scan(self, found: Input) -> list[ScannedFiles]:
-        """All files of the input, in its order; videos that an earlier run of the job finished are taken from it."""
+    def scan(self, found: Input, under_way: Callable[[], None]) -> list[ScannedFiles]:
+        """All files of the input, in its order; videos that an earlier run of the job finished are taken from it.
+
+        under_way: called in this thread after some frames, again and again.
+        """
         settings = scan_settings(self.options)
-        with self.progress.stage("scan", _declared_frames(found, self.source)) as stage:
-            if found.kind == "images":
-                return list(self._scan_images(found.files, settings, stage))
+
+        def advance(frames: int) -> None:
+            under_way()
+            stage.advance(frames)
+
+        if found.kind == "images":
+            with self.progress.stage("scan", len(found.files)) as stage:
+                return list(self._scan_images(found.files, settings, advance))
+        with self.progress.stage("scan") as stage, _counted(found, self.source, stage):
             store = ScanStore(self.scratch.scans, settings)
             store.clear_unfinished()
             done = {file: scanned for file in found.files if (scanned := store.load(file))}
             if done:
                 log.info("%d of %d videos were scanned by an earlier run.", len(done), len(found.files))
-                stage.advance(sum(len(scanned.scan.frames) for scanned in done.values()))
+                advance(sum(len(scanned.scan.frames) for scanned in done.values()))
             missing = [file for file in found.files if file not in done]
-            done.update(self._scan_videos(missing, store, stage))
+            done.update(self._scan_videos(missing, store, advance))
             return [done[file] for file in found.files]
 
     def _scan_videos(
-        self, files: Sequence[InputFile], store: ScanStore, stage: Stage
+        self, files: Sequence[InputFile], store: ScanStore, advance: Callable[[int], None]
     ) -> Iterator[tuple[InputFile, ScannedFiles]]:
         for batch, paths, digests in self._batches(files, _BATCH_FILES if self.source.copies else len(files)):
-            scans = scan_videos(paths, scratch=self.scratch.scans, settings=store.settings, on_progress=stage.advance)
+            scans = scan_videos(paths, scratch=self.scratch.scans, settings=store.settings, on_progress=advance)
             with closing(cast("Generator[VideoScan]", scans)):
                 for file, digest, scan in zip(batch, digests, scans, strict=True):
                     self._tell(file, scan)
                     kept = store.keep(file, digest.result(), scan)
                     yield file, ScannedFiles((file,), kept, (digest.result(),), images=False)
 
-    def _scan_images(self, files: Sequence[InputFile], settings: ScanSettings, stage: Stage) -> Iterator[ScannedFiles]:
+    def _scan_images(
+        self, files: Sequence[InputFile], settings: ScanSettings, advance: Callable[[int], None]
+    ) -> Iterator[ScannedFiles]:
         for batch, paths, digests in self._batches(files, _IMAGES):
-            scan = scan_images(paths, scratch=self.scratch.scans, settings=settings, on_progress=stage.advance)
+            scan = scan_images(paths, scratch=self.scratch.scans, settings=settings, on_progress=advance)
             yield ScannedFiles(tuple(batch), scan, tuple(digest.result() for digest in digests), images=True)
 
     def fetch(self, files: Sequence[InputFile]) -> list[Path]:
@@ -168,16 +184,35 @@ def _cut(files: Sequence[InputFile], count: int, size: int | None) -> Iterator[S
         yield files[start:]
 
 
-def _declared_frames(found: Input, source: Source) -> int | None:
-    """How many frames the containers promise, for the time left; None where that would mean a download."""
-    if found.kind == "images":
-        return len(found.files)
-    if source.copies or total_bytes(found.files) == 0:
-        return None
-    import av
+@contextmanager
+def _counted(found: Input, source: Source, stage: Stage) -> Iterator[None]:
+    """Tell the stage how many frames the containers promise, for the time left, unless that would mean a download.
 
+    They are opened for it beside the block, and not before a second has passed: a short run shows no time left.
+    """
+    ended = threading.Event()
+
+    def count() -> None:
+        if not ended.wait(_COUNTED_AFTER):
+            stage.total = _declared_frames(found, ended)
+
+    counting = threading.Thread(target=count, name="count", daemon=True)
+    if not source.copies:
+        counting.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        if counting.ident is not None:
+            counting.join()
+
+
+def _declared_frames(found: Input, ended: threading.Event) -> int | None:
+    """How many frames the containers promise, None when they promise nothing, or it is too late to know."""
     frames = 0
     for file in found.files:
+        if ended.is_set():
+            return None
         try:
             with open_container(Path(file.location)) as container:
                 stream = video_stream(container)
@@ -186,6 +221,6 @@ def _declared_frames(found: Input, source: Source) -> int | None:
                 seconds = (container.duration or 0) / av.time_base
                 frames += stream.frames or int(seconds * float(stream.average_rate or 0))
         except (av.error.FFmpegError, OSError, ValueError):
-            # It will be scanned, and said to be unreadable, in its turn.
+            # It is scanned, and said to be unreadable, in its turn.
             continue
     return frames or None

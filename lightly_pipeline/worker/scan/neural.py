@@ -28,7 +28,6 @@ from typing import Any
 
 import av
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from lightly_pipeline.worker.scan.types import EmbedderIdentity, ScanError
@@ -168,6 +167,8 @@ def _preprocessing(model: Path, session: Any) -> Preprocessing:
 
 
 def _sidecar(model: Path) -> dict[str, Any]:
+    import yaml
+
     for ending in _SIDECARS:
         file = model.with_suffix(ending)
         if not file.is_file():
