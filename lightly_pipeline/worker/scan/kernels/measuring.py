@@ -81,60 +81,55 @@ def _block_means(pointer: Any, sum_pointer: Any) -> Any:
         plane: int,
         stride: int,
         width: int,
-        rows: int,
+        top: int,
+        bottom: int,
         grid: int,
         out: int,
         sums: int,
         offset: float,
         scale: float,
     ) -> None:
-        """Write the grid x grid means of a plane's blocks as (mean - offset) * scale.
+        """Write the means of the `grid` blocks of rows `top` to `bottom` - 1 as (mean - offset) * scale.
 
         Block i spans samples i*n//grid to (i+1)*n//grid (at least one, so that small planes are repeated).
         """
         total = sum_pointer(sums)
         target = f32(out)
-        for by in range(grid):
-            top = by * rows // grid
-            bottom = max((by + 1) * rows // grid, top + 1)
-            row = pointer(plane + top * stride)
+        row = pointer(plane + top * stride)
+        for x in range(width):
+            total[x] = row[x]
+        y = top + 1
+        while y + 4 <= bottom:
+            row = pointer(plane + y * stride)
+            row2 = pointer(plane + (y + 1) * stride)
+            row3 = pointer(plane + (y + 2) * stride)
+            row4 = pointer(plane + (y + 3) * stride)
             for x in range(width):
-                total[x] = row[x]
-            y = top + 1
-            while y + 4 <= bottom:
-                row = pointer(plane + y * stride)
-                row2 = pointer(plane + (y + 1) * stride)
-                row3 = pointer(plane + (y + 2) * stride)
-                row4 = pointer(plane + (y + 3) * stride)
-                for x in range(width):
-                    total[x] += row[x] + row2[x] + row3[x] + row4[x]
-                y += 4
-            while y < bottom:
-                row = pointer(plane + y * stride)
-                for x in range(width):
-                    total[x] += row[x]
-                y += 1
-            for bx in range(grid):
-                left = bx * width // grid
-                right = max((bx + 1) * width // grid, left + 1)
-                summed = 0
-                for x in range(left, right):
-                    summed += total[x]
-                count = (right - left) * (bottom - top)
-                target[by * grid + bx] = (summed / count - offset) * scale
+                total[x] += row[x] + row2[x] + row3[x] + row4[x]
+            y += 4
+        while y < bottom:
+            row = pointer(plane + y * stride)
+            for x in range(width):
+                total[x] += row[x]
+            y += 1
+        for bx in range(grid):
+            left = bx * width // grid
+            right = max((bx + 1) * width // grid, left + 1)
+            summed = 0
+            for x in range(left, right):
+                summed += total[x]
+            count = (right - left) * (bottom - top)
+            target[bx] = (summed / count - offset) * scale
 
     return means
 
 
 def _gradient(pointer: Any, integer: Any) -> Any:
     @njit(error_model="numpy")
-    def energy(plane: int, stride: int, width: int, rows: int, step: int) -> float:
-        """Mean squared difference to the right and lower neighbour, on every `step`-th row."""
-        if width < 2 or rows < 2:
-            return 0.0
+    def energy(plane: int, stride: int, width: int, top: int, bottom: int, step: int) -> int:
+        """Sum of squared differences to the right and lower neighbour, on every `step`-th row before `bottom`."""
         total = 0
-        count = 0
-        for y in range(0, rows - 1, step):
+        for y in range((top + step - 1) // step * step, bottom, step):
             row = pointer(plane + y * stride)
             below = pointer(plane + (y + 1) * stride)
             line = integer(0)
@@ -144,8 +139,7 @@ def _gradient(pointer: Any, integer: Any) -> Any:
                 down = np.int32(below[x]) - here
                 line += integer(right * right + down * down)
             total += line
-            count += width - 1
-        return total / count
+        return total
 
     return energy
 
@@ -312,28 +306,43 @@ def _measure(means: Any, energy: Any, sample: int) -> Any:
         """
         state = parameters[1]
         numbers = f64(parameters[4])
-        uniform = 0
-        for i in range(parameters[6]):
+        # Strip by strip, so that a picture comes from memory once.
+        for i in range(max(parameters[6], parameters[7])):
             p = 12 + 4 * i
-            same = _hash_rows(
-                parameters[p],
-                parameters[p + 1],
-                parameters[p + 2] * sample,
-                parameters[p + 3],
-                parameters[0],
-                state,
-                sample if i == 0 else 0,
-            )
+            plane, stride, width, rows = parameters[p], parameters[p + 1], parameters[p + 2], parameters[p + 3]
+            hashed, measured = i < parameters[6], i < parameters[7]
+            grid = 64 if i == 0 else 32
+            out = parameters[2] if i == 0 else parameters[3] + (i - 1) * 32 * 32 * 4
+            offset, scale = (numbers[2], numbers[3]) if i == 0 else (numbers[4], numbers[5])
+            step = 8 if rows >= 480 else 2
+            uniform, gradient, done = 0, 0, 0
+            for strip in range(grid):
+                top = strip * rows // grid
+                bottom = max((strip + 1) * rows // grid, top + 1)
+                if hashed and bottom > done:
+                    uniform += _hash_rows(
+                        plane + done * stride,
+                        stride,
+                        width * sample,
+                        bottom - done,
+                        parameters[0],
+                        state,
+                        sample if i == 0 else 0,
+                    )
+                if measured:
+                    means(plane, stride, width, top, bottom, grid, out + strip * grid * 4, parameters[5], offset, scale)
+                    if i == 0 and bottom > done:
+                        gradient += energy(plane, stride, width, done, min(bottom, rows - 1), step)
+                done = max(done, bottom)
             if i == 0:
-                uniform = same
-        numbers[1] = uniform
-        if parameters[6] > 0:
-            numbers[8] = _gray_rows(
-                parameters[12], parameters[13], parameters[14], parameters[15], sample, parameters[28]
-            )
+                numbers[1] = uniform
+                if hashed:
+                    numbers[8] = _gray_rows(plane, stride, width, rows, sample, parameters[28])
+                if measured:
+                    looked_at = ((rows - 2) // step + 1) * (width - 1)
+                    mean = gradient / looked_at if rows > 1 and width > 1 else 0.0
+                    numbers[0] = mean * scale * scale
         if parameters[7] > 0:
-            plane, stride, width, rows = parameters[12], parameters[13], parameters[14], parameters[15]
-            means(plane, stride, width, rows, 64, parameters[2], parameters[5], numbers[2], numbers[3])
             picture = f32(parameters[2])
             total = 0.0
             squares = 0.0
@@ -343,20 +352,6 @@ def _measure(means: Any, energy: Any, sample: int) -> Any:
                 squares += value * value
             numbers[6] = total / 4096
             numbers[7] = np.sqrt(max(squares / 4096 - numbers[6] * numbers[6], 0.0))
-            numbers[0] = energy(plane, stride, width, rows, 8 if rows >= 480 else 2) * numbers[3] * numbers[3]
-        for i in range(1, parameters[7]):
-            p = 12 + 4 * i
-            means(
-                parameters[p],
-                parameters[p + 1],
-                parameters[p + 2],
-                parameters[p + 3],
-                32,
-                parameters[3] + (i - 1) * 32 * 32 * 4,
-                parameters[5],
-                numbers[4],
-                numbers[5],
-            )
         if parameters[8] != 0:
             _describe(parameters[2], parameters[3], parameters[9], parameters[10], parameters[11], parameters[5])
         return 0
