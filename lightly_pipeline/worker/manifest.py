@@ -5,18 +5,22 @@ Written last; read by the pipeline, by the checks, and by the next run of the sa
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lightly_pipeline.worker.output import layout
 from lightly_pipeline.worker.sources import InputFile
 
 SCHEMA = 1
+#: Files that wait for one of two threads.
+_HASHED_AT_A_TIME = 256
 
 
 class _Entry(BaseModel):
@@ -35,8 +39,9 @@ class ManifestInput(_Entry):
     problem: str | None = None
 
 
-class ManifestFile(_Entry):
-    """One output file, by its path below OUTPUT."""
+@dataclass(frozen=True, slots=True)
+class ManifestFile:
+    """One output file, by its path below OUTPUT. No model: there may be a hundred thousand."""
 
     path: str
     bytes: int
@@ -118,7 +123,10 @@ class Checks(_Entry):
 class Manifest(_Entry):
     """All of manifest.json."""
 
-    schema_version: int
+    model_config = ConfigDict(populate_by_name=True)
+
+    #: `schema` is taken: it is a method of pydantic's models.
+    schema_version: int = Field(alias="schema")
     worker: str
     kind: Literal["videos", "images"]
     job: str
@@ -135,16 +143,14 @@ class Manifest(_Entry):
 
     def to_json(self) -> bytes:
         """As it is stored: the schema's number under the name `schema`."""
-        content = self.model_dump(mode="json")
-        return json.dumps({"schema": content.pop("schema_version"), **content}, indent=1).encode() + b"\n"
+        return self.model_dump_json(indent=1, by_alias=True).encode() + b"\n"
 
     @classmethod
     def from_json(cls, content: bytes) -> "Manifest | None":
         """The manifest in the text; None where it is none, or one of another schema."""
         try:
-            fields = json.loads(content)
-            return cls.model_validate({"schema_version": fields["schema"], **fields})
-        except (ValueError, KeyError, TypeError, ValidationError):
+            return cls.model_validate_json(content)
+        except ValidationError:
             return None
 
     @property
@@ -199,15 +205,18 @@ def same_input(manifest: Manifest, files: Iterable[InputFile], unusable: Iterabl
 
 def list_files(tree: Path) -> tuple[ManifestFile, ...]:
     """Every file of the finished tree with its size and hash."""
-    paths = sorted(path for path in tree.rglob("*") if path.is_file())
+    names = sorted(f"{folder}/{name}".removeprefix(f"{tree}/") for folder, _, files in os.walk(tree) for name in files)
+    entries: list[ManifestFile] = []
     with ThreadPoolExecutor(2, thread_name_prefix="hash") as pool:
-        return tuple(pool.map(lambda path: _entry(tree, path), paths))
+        for start in range(0, len(names), _HASHED_AT_A_TIME):
+            entries += pool.map(lambda name: _entry(tree, name), names[start : start + _HASHED_AT_A_TIME])
+    return tuple(entries)
 
 
-def _entry(tree: Path, path: Path) -> ManifestFile:
+def _entry(tree: Path, name: str) -> ManifestFile:
     digest, size = hashlib.sha256(), 0
-    with path.open("rb") as file:
+    with (tree / name).open("rb") as file:
         while block := file.read(1024**2):
             digest.update(block)
             size += len(block)
-    return ManifestFile(path=path.relative_to(tree).as_posix(), bytes=size, sha256=digest.hexdigest())
+    return ManifestFile(path=name, bytes=size, sha256=digest.hexdigest())

@@ -1,5 +1,6 @@
 """Writing the output tree: frames first, since that takes longest, and beside them all that needs no picture."""
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +93,7 @@ def _write_lists(tree: Path, outcome: Outcome, found: Input, options: Options, r
 
 def _write_frames(
     scratch: Scratch, outcome: Outcome, options: Options, writer: Writer, selected: list[int]
-) -> dict[int, Path]:
+) -> Mapping[int, Path]:
     """The selected frames as files, where they are wanted as files or in shards."""
     shard_size = options.webdataset_shard_size_in_MB
     if not options.dump_dataset and not shard_size:
@@ -116,7 +117,7 @@ def _small_pictures(
     nearest: Nearest,
     options: Options,
     writer: Writer,
-    files: dict[int, Path],
+    files: Mapping[int, Path],
 ) -> _SmallPictures:
     """Pictures for the contact sheet and the examples, as few as possible decoded again."""
     sheet = spread([int(row) for row in outcome.selected], PICTURES)

@@ -1,8 +1,8 @@
 """Writing the selected frames, and small pictures of them, from the scans that found them."""
 
 import io
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -39,33 +39,28 @@ class Writer:
     scanner: Scanner
     progress: Progress
 
-    def dump(self, folder: Path, rows: Sequence[int]) -> dict[int, Path]:
-        """The rows as files below the folder; returns each row's path."""
-        files = dumped_names(self.table, rows, self.options.output_image_format)
-        written: dict[int, Path] = {}
+    def dump(self, folder: Path, rows: Sequence[int]) -> "Dumped":
+        """The rows as files below the folder."""
+        files = Dumped(self.table, folder, rows, self.options.output_image_format)
         with self.progress.stage("write", len(rows)) as stage:
             for part, indices in self._by_scan(rows).items():
-                start = int(self.table.starts[part])
-                targets = {index: folder / files[start + index] for index in indices}
                 image_format, size = self.options.output_image_format, self.options.output_image_size
-                done = self._write(part, targets, image_format, size, stage.advance)
-                written.update((start + index, path) for index, path in done.items())
-        return written
+                self._write(part, indices, files.__getitem__, image_format, size, stage.advance)
+        return files
 
     def kept_rows(self) -> NDArray[np.int64]:
         """The rows whose pictures the scans kept, ascending."""
         parts = zip(self.table.scanned, self.table.starts[:-1], strict=True)
         return np.concatenate([scanned.scan.kept + start for scanned, start in parts])
 
-    def small_pictures(self, rows: Sequence[int], folder: Path, files: dict[int, Path]) -> dict[int, Image.Image]:
+    def small_pictures(self, rows: Sequence[int], folder: Path, files: Mapping[int, Path]) -> dict[int, Image.Image]:
         """Small pictures of the rows, from what the scans kept or from their `files`, else decoded again."""
         kept = {row: picture for row in rows if (picture := self._kept(row)) is not None}
         paths = {row: files[row] for row in rows if row in files}
         for part, indices in self._by_scan([row for row in rows if row not in paths and row not in kept]).items():
-            start = int(self.table.starts[part])
-            targets = {index: folder / f"{start + index}.jpg" for index in indices}
-            written = self._write(part, targets, "jpg", SMALL_EDGE, lambda done: self.progress.check())
-            paths.update((start + index, path) for index, path in written.items())
+            new = {int(self.table.starts[part]) + index: folder / f"{part}-{index}.jpg" for index in indices}
+            self._write(part, indices, new.__getitem__, "jpg", SMALL_EDGE, lambda done: self.progress.check())
+            paths |= new
 
         def small(row: int) -> Image.Image:
             return thumbnail(io.BytesIO(kept[row]) if row in kept else paths[row])
@@ -89,18 +84,20 @@ class Writer:
     def _write(
         self,
         part: int,
-        targets: Mapping[int, Path],
+        indices: Sequence[int],
+        target: Callable[[int], Path],
         image_format: str,
         size: int | tuple[int, int],
         on_progress: Callable[[int], None],
-    ) -> dict[int, Path]:
-        scanned = self.table.scanned[part]
+    ) -> None:
+        """Frames of one scan to where the `target` of their row is."""
+        scanned, start = self.table.scanned[part], int(self.table.starts[part])
         self.scanner.fetch(scanned.files)
         try:
-            return write_frames(
+            write_frames(
                 scanned.scan,
-                list(targets),
-                targets.__getitem__,
+                indices,
+                lambda index: target(start + index),
                 image_format=image_format,
                 output_image_size=size,
                 on_progress=on_progress,
@@ -118,19 +115,36 @@ class Writer:
             raise StorageError(f"A frame could not be written: {error.strerror or error}.") from error
 
 
-def dumped_names(table: FrameTable, rows: Sequence[int], image_format: str) -> dict[int, str]:
-    """Where below data/sampled each row goes: its name with the extension of the written format.
+class Dumped(Mapping[int, Path]):
+    """The file of each written row: its name with the extension of the written format.
 
-    Two images that differ in their extension alone (a.bmp, a.tif) keep it: a.bmp.png, a.tif.png.
+    Two images that differ in their extension alone (a.bmp, a.tif) keep it: a.bmp.png, a.tif.png. Paths are made when
+    asked for; a hundred thousand would take as many kilobytes.
     """
-    names: dict[int, str] = {}
-    owners: dict[str, list[int]] = defaultdict(list)
-    for row in rows:
-        name = PurePosixPath(table.name(row)).with_suffix(f".{image_format}").as_posix()
-        names[row] = name
-        owners[name].append(row)
-    for sharing in owners.values():
-        if len(sharing) > 1:
-            for row in sharing:
-                names[row] = f"{table.name(row)}.{image_format}"
-    return names
+
+    def __init__(self, table: FrameTable, folder: Path, rows: Sequence[int], image_format: str) -> None:
+        self._table, self._folder, self._extension = table, folder, f".{image_format}"
+        self._rows = dict.fromkeys(rows)
+        names = Counter(self._name(row) for row in rows if table.scanned[table.locate(row)[0]].images)
+        self._shared = {name for name, count in names.items() if count > 1}
+
+    def __getitem__(self, row: int) -> Path:
+        """Where a row was written; KeyError for one that was not."""
+        self._rows[row]
+        name = self._name(row)
+        return self._folder / (self._table.name(row) + self._extension if name in self._shared else name)
+
+    def __contains__(self, row: object) -> bool:
+        """Whether the row was written."""
+        return row in self._rows
+
+    def __iter__(self) -> Iterator[int]:
+        """The rows that were written."""
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        """How many were written."""
+        return len(self._rows)
+
+    def _name(self, row: int) -> str:
+        return PurePosixPath(self._table.name(row)).with_suffix(self._extension).as_posix()

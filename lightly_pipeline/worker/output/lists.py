@@ -26,12 +26,11 @@ def write_lists(tree: Path, outcome: Outcome, unusable: Iterable[tuple[str, str]
         reasons[name] = f"{reasons[name]} {problem.reason}" if name in reasons else problem.reason
     copies = np.flatnonzero(outcome.usable & ~outcome.unique)
     removed = np.flatnonzero(outcome.unique & ~outcome.is_selected)
-    sampled = table.names(outcome.selected)
     _write(tree / layout.CORRUPT_NAMES, [*sorted(corrupt_files), *corrupt_samples])
     _write(tree / layout.DUPLICATE_NAMES, table.each_name(copies))
     _write(tree / layout.REMOVED_NAMES, table.each_name(removed))
-    _write(tree / layout.SAMPLED_NAMES, sampled)
-    _write(tree / layout.SAMPLED_NAMES_WITHOUT_POOL, sampled)
+    for path in (layout.SAMPLED_NAMES, layout.SAMPLED_NAMES_WITHOUT_POOL):
+        _write(tree / path, table.each_name(outcome.selected))
     information = {"corrupt_samples": corrupt_samples, "corrupt_videos": corrupt_files}
     (tree / layout.CORRUPTNESS).write_text(json.dumps(information, indent=1), encoding="utf-8")
 

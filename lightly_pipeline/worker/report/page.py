@@ -67,9 +67,7 @@ def write_report(
     ]
     saved = manifest.counts.frames - manifest.counts.selected
     report: dict[str, Any] = {
-        "manifest": {
-            key: value for key, value in manifest.model_dump(mode="json").items() if key not in ("files", "input")
-        },
+        "manifest": manifest.model_dump(mode="json", exclude={"files", "input"}),
         "verdict": [asdict(line) for line in judge(manifest, figures.coverage)],
         "coverage": [asdict(row) for row in figures.coverage],
         "histogram": {"before": asdict(figures.before), "after": asdict(figures.after)},

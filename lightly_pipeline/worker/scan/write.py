@@ -44,8 +44,8 @@ def write_frames(
     image_format: str | None = None,
     output_image_size: int | tuple[int, int] | None = None,
     on_progress: Callable[[int], None] = _nothing,
-) -> dict[int, Path]:
-    """Write exactly the frames `picks` (indices into `scan.frames`) to `targets(index)`; returns each one's file.
+) -> None:
+    """Write exactly the frames `picks` (indices into `scan.frames`) to `targets(index)`.
 
     image_format and output_image_size default to the scan's settings; with others nothing kept can be used.
     Folders are made. Each file appears whole or not at all. Raises FramesLost when frames do not decode again to the
@@ -55,14 +55,15 @@ def write_frames(
     image_format = image_format or scan.settings.image_format
     size = scan.settings.output_image_size if output_image_size is None else output_image_size
     same = image_format == scan.settings.image_format and size == scan.settings.output_image_size
-    files: dict[int, Path] = {}
+    folders: set[Path] = set()
     missing: list[int] = []
     for index in dict.fromkeys(int(pick) for pick in picks):
         if not 0 <= index < len(scan.frames):
             raise ScanError(f"{scan.path.name} has {len(scan.frames)} frames: there is no frame {index}.")
         target = targets(index)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        files[index] = target
+        if target.parent not in folders:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            folders.add(target.parent)
         kept = scan.pictures.read(index) if same else None
         if kept is None:
             missing.append(index)
@@ -70,13 +71,12 @@ def write_frames(
             _write(kept, target)
             on_progress(1)
     if missing:
-        encoder = _Encoding(scan, image_format, size, files, on_progress)
+        encoder = _Encoding(scan, image_format, size, targets, on_progress)
         if isinstance(scan.source, ImageSource):
             encoder.images(missing, scan.source)
         else:
             encoder.video(missing)
         give_back()
-    return files
 
 
 def _write(picture: bytes, target: Path) -> None:
@@ -94,13 +94,13 @@ class _Encoding:
         scan: VideoScan,
         image_format: str,
         size: int | tuple[int, int],
-        files: dict[int, Path],
+        targets: Callable[[int], Path],
         on_progress: Callable[[int], None],
     ) -> None:
         self._scan = scan
         self._format = image_format
         self._size = size
-        self._files = files
+        self._targets = targets
         self._hashes = scan.frames["pixel_hash"]
         self._stop = threading.Event()
         self._threads = scan.settings.threads or usable_cores()
@@ -110,7 +110,7 @@ class _Encoding:
         return PictureEncoder(self._format, self._size, self._scan.settings.jpeg_quality)
 
     def _write(self, picture: bytes, index: int) -> None:
-        _write(picture, self._files[index])
+        _write(picture, self._targets(index))
         self._on_progress(1)
 
     def images(self, wanted: list[int], source: ImageSource) -> None:

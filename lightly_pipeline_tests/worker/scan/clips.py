@@ -9,6 +9,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from lightly_pipeline.worker.scan import write_frames
 from lightly_pipeline_tests.clips import ordinary_priority
 
 
@@ -21,6 +22,12 @@ def picture(number: int, width: int = 160, height: int = 96, shot: int = 12) -> 
     left = (number * 3) % max(1, width - 20)
     rgb[height // 3 : height // 3 + 20, left : left + 20] = rng.integers(0, 255, 3)
     return rgb
+
+
+def written(scan, picks, target, **options):
+    """Write frames of a scan; the file of each."""
+    write_frames(scan, picks, target, **options)
+    return {int(index): target(index) for index in picks}
 
 
 def render(

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from lightly_pipeline.worker.scan import FramesLost, ScanSettings, scan_video, write_frames
-from lightly_pipeline_tests.worker.scan.clips import render
+from lightly_pipeline_tests.worker.scan.clips import render, written
 
 EXACT = ScanSettings(expected_share=0)
 
@@ -151,7 +151,7 @@ def test_a_truncated_video_is_used_as_far_as_it_goes(tmp_path):
     assert "truncated" in {problem.kind for problem in scan.problems}
     assert any("declares 90 frames" in problem.reason for problem in scan.problems)
     index = int(good["index"][-1])
-    assert write_frames(scan, [index], lambda index: tmp_path / "last.png")[index].exists()
+    assert written(scan, [index], lambda index: tmp_path / "last.png")[index].exists()
 
 
 def test_a_truncated_webm_is_said_to_be_truncated(tmp_path):

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lightly_pipeline.worker.scan import ScanError, ScanSettings, scan_images, scan_video, write_frames
+from lightly_pipeline.worker.scan import ScanError, ScanSettings, scan_images, scan_video
 from lightly_pipeline.worker.scan import compiled as compiled_module
 from lightly_pipeline.worker.scan.descriptor import BUILT_IN, projection
 from lightly_pipeline.worker.scan.measure import Meter
-from lightly_pipeline_tests.worker.scan.clips import picture, render
+from lightly_pipeline_tests.worker.scan.clips import picture, render, written
 
 
 def embedding_of(rgb, pix_fmt="yuv420p", rotation=0):
@@ -213,8 +213,8 @@ def test_images_of_all_kinds_are_frames(tmp_path):
     hashes = dict(zip(IMAGES, scan.frames["pixel_hash"], strict=True))
     assert hashes["a.png"] == hashes["a.bmp"] == hashes["a.ppm"]
     assert hashes["a.png"] != hashes["a.jpg"]
-    written = write_frames(scan, range(len(paths)), lambda index: tmp_path / "out" / f"{index}.png")
-    assert {Image.open(file).size for file in written.values()} == {(160, 96)}
+    files = written(scan, range(len(paths)), lambda index: tmp_path / "out" / f"{index}.png")
+    assert {Image.open(file).size for file in files.values()} == {(160, 96)}
 
 
 def test_an_image_on_its_side_is_shown_upright(tmp_path):

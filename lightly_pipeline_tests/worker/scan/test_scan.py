@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lightly_pipeline.worker.scan import ScanSettings, scan_video, scan_videos, write_frames
-from lightly_pipeline_tests.worker.scan.clips import picture, render
+from lightly_pipeline.worker.scan import ScanSettings, scan_video, scan_videos
+from lightly_pipeline_tests.worker.scan.clips import picture, render, written
 
 EXACT = ScanSettings(expected_share=0)
 
@@ -67,7 +67,7 @@ def test_each_codec_gives_the_frames_that_a_plain_decode_gives(tmp_path, name, c
     assert set(same_hash) <= set(equal)
     kept = int(scan.kept[-1])
     lost = next(index for index in range(100, 120) if index not in scan.kept)
-    for index, path in write_frames(scan, [kept, lost], lambda index: tmp_path / f"{index}.png").items():
+    for index, path in written(scan, [kept, lost], lambda index: tmp_path / f"{index}.png").items():
         shown = np.asarray(Image.open(path).convert("L")).astype(float)
         near = np.abs(shown - plain[index][1]).mean()
         far = np.abs(shown - plain[(index + 60) % 120][1]).mean()
@@ -130,8 +130,8 @@ def test_odd_sizes_are_written_in_full(tmp_path):
     path = render(tmp_path / "a.mp4", 10, width=83, height=47, pix_fmt="yuv444p")
     for image_format in ("png", "jpg"):
         scan = scan_video(path, scratch=tmp_path, settings=ScanSettings(image_format=image_format))
-        written = write_frames(scan, [0, 7], lambda index: tmp_path / f"{index}.{image_format}")  # noqa: B023
-        assert {Image.open(file).size for file in written.values()} == {(83, 47)}
+        files = written(scan, [0, 7], lambda index: tmp_path / f"{index}.{image_format}")  # noqa: B023
+        assert {Image.open(file).size for file in files.values()} == {(83, 47)}
 
 
 @pytest.mark.parametrize("image_format", ["png", "jpg"])
@@ -152,8 +152,8 @@ def test_rotation_metadata_turns_pictures_and_embeddings(tmp_path, degrees, imag
     assert (scan.width, scan.height) == ((96, 160) if degrees != 180 else (160, 96))
     assert not np.allclose(scan.embeddings[0], plain.embeddings[0], atol=1e-2)
     assert scan.frames["pixel_hash"].tobytes() == plain.frames["pixel_hash"].tobytes()
-    written = write_frames(scan, [0, 13], lambda index: tmp_path / "turned" / f"{index}.{image_format}")
-    for index, file in written.items():
+    files = written(scan, [0, 13], lambda index: tmp_path / "turned" / f"{index}.{image_format}")
+    for index, file in files.items():
         shown = np.asarray(Image.open(file)).astype(float)
         expected = np.rot90(picture(index), degrees // 90)
         assert np.abs(shown - expected).mean() < 14

@@ -18,7 +18,7 @@ from lightly_pipeline.worker.scan import (
 )
 from lightly_pipeline.worker.scan.encode import PictureEncoder, target_size
 from lightly_pipeline.worker.scan.png import Huffman, PngEncoder
-from lightly_pipeline_tests.worker.scan.clips import picture, render
+from lightly_pipeline_tests.worker.scan.clips import picture, render, written
 
 
 @pytest.mark.parametrize("share", [0.1, 0.0])
@@ -27,9 +27,9 @@ def test_a_chosen_frame_is_written_as_that_very_frame_kept_or_not(tmp_path, imag
     settings = ScanSettings(image_format=image_format, expected_share=share)
     scan = scan_video(render(tmp_path / "a.mp4", 120, options={"g": "30"}), scratch=tmp_path, settings=settings)
     picks = [95, 3, *range(40, 60), 0, 119]
-    written = write_frames(scan, picks, lambda index: tmp_path / "out" / f"{index}.{image_format}")
-    assert list(written) == picks
-    for index, file in written.items():
+    files = written(scan, picks, lambda index: tmp_path / "out" / f"{index}.{image_format}")
+    assert list(files) == picks
+    for index, file in files.items():
         shown = np.asarray(Image.open(file)).astype(float)
         assert shown.shape == (96, 160, 3)
         others = [np.abs(shown - picture(other)).mean() for other in range(120)]
@@ -44,8 +44,8 @@ def test_a_kept_frame_is_the_same_file_as_one_that_is_decoded_again(tmp_path):
     again = scan_video(path, scratch=tmp_path, settings=ScanSettings(image_format="jpg", expected_share=0))
     picks = kept.kept.tolist()
     assert len(picks) > 5
-    one = write_frames(kept, picks, lambda index: tmp_path / "one" / f"{index}.jpg")
-    two = write_frames(again, picks, lambda index: tmp_path / "two" / f"{index}.jpg")
+    one = written(kept, picks, lambda index: tmp_path / "one" / f"{index}.jpg")
+    two = written(again, picks, lambda index: tmp_path / "two" / f"{index}.jpg")
     assert [one[index].read_bytes() for index in picks] == [two[index].read_bytes() for index in picks]
 
 
@@ -56,14 +56,14 @@ def test_output_image_size_is_lightlys(tmp_path, size, expected):
     assert target_size(160, 96, size) == expected
     settings = ScanSettings(output_image_size=size)
     scan = scan_video(render(tmp_path / "a.mp4", 20), scratch=tmp_path, settings=settings)
-    written = write_frames(scan, [7], lambda index: tmp_path / "7.png")
-    assert Image.open(written[7]).size == expected
+    files = written(scan, [7], lambda index: tmp_path / "7.png")
+    assert Image.open(files[7]).size == expected
 
 
 def test_another_format_or_size_than_the_scans_is_decoded_again(tmp_path):
     scan = scan_video(render(tmp_path / "a.mp4", 20), scratch=tmp_path, settings=ScanSettings())
     first = int(scan.kept[0])
-    small = write_frames(scan, [first], lambda index: tmp_path / "s.jpg", image_format="jpg", output_image_size=24)
+    small = written(scan, [first], lambda index: tmp_path / "s.jpg", image_format="jpg", output_image_size=24)
     with Image.open(small[first]) as shown:
         assert (shown.format, shown.size) == ("JPEG", (40, 24))
 
