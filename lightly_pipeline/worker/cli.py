@@ -46,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # Before pydantic is imported, which else looks through every installed package for plugins of its own.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    # Before Arrow is, whose own allocator keeps what it freed.
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] == ["datapool"]:
         from importlib import import_module
@@ -95,12 +97,15 @@ def run(arguments: Sequence[str]) -> int:
 
 def _select(source: str, target: str, options: "Options") -> int:
     """Run the selection in a thread, and answer signals in this one."""
+    from lightly_pipeline.worker.memory import share_arenas
     from lightly_pipeline.worker.pipeline import SelectionResult, select_frames
     from lightly_pipeline.worker.progress import Bar, Lines, Listener, Progress, on_terminal
+    from lightly_pipeline.worker.scan.cores import usable_cores
 
     # What was imported is no garbage: looking through it again and again took a tenth of a short run.
     gc.freeze()
     gc.enable()
+    share_arenas(usable_cores())
 
     with ExitStack() as stack:
         listeners: list[Listener] = [Bar() if on_terminal() else Lines()]

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+_M_ARENA_MAX = -8  # malloc.h
+
 # A row that is read brings up to 64 kB around it: 32 MB at a time.
 _BLOCK = 512
 
@@ -49,6 +51,16 @@ def let_go(rows: NDArray[np.float32]) -> None:
         base = getattr(base, "base", None)
     if base is not None and hasattr(base, "madvise"):
         base.madvise(mmap.MADV_DONTNEED)
+
+
+def share_arenas(count: int) -> None:
+    """Let at most `count` threads have memory of their own to allocate from (glibc gives each thread some).
+
+    What a thread freed stays with its arena, in pieces: 50 MB after six hours of video on two cores.
+    """
+    limit = getattr(ctypes.CDLL(None), "mallopt", None)
+    if limit is not None:
+        limit(_M_ARENA_MAX, count)
 
 
 def give_back() -> None:

@@ -53,7 +53,8 @@ class ScanStore:
         partial = home / "incomplete"
         without = replace(scan, embeddings=np.empty((0, 0), np.float32))
         with partial.open("wb") as content:
-            _Pickler(content).dump((digest, without, embeddings))
+            # From protocol 5 on arrays are written without a copy.
+            _Pickler(content, protocol=5).dump((digest, without, embeddings))
         partial.replace(home / _DONE)
         return replace(scan, embeddings=embeddings.open())
 
