@@ -5,7 +5,6 @@ Written last; read by the pipeline, by the checks, and by the next run of the sa
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -207,7 +206,7 @@ def same_input(manifest: Manifest, files: Iterable[InputFile], unusable: Iterabl
 
 def list_files(tree: Path) -> tuple[ManifestFile, ...]:
     """Every file of the finished tree with its size and hash."""
-    names = sorted(f"{folder}/{name}".removeprefix(f"{tree}/") for folder, _, files in os.walk(tree) for name in files)
+    names = sorted(layout.names_below(tree))
     entries: list[ManifestFile] = []
     with ThreadPoolExecutor(2, thread_name_prefix="hash") as pool:
         for start in range(0, len(names), _HASHED_AT_A_TIME):

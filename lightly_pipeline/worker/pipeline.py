@@ -110,6 +110,7 @@ def select_frames(
             give_back()
             try:
                 written = write_tree(scratch, outcome, found, options, writer, given.raw if given else None)
+                give_back()
                 break
             except RowsLost as lost:  # each time at least one frame fewer
                 table.give_up(lost.rows, "It decodes to other pixels when it is decoded again: the file is damaged.")

@@ -7,15 +7,12 @@ never stops the others: its problems are in its scan.
 import hashlib
 import logging
 import shutil
-import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
-
-import av
 
 from lightly_pipeline.worker.budget import expected_share
 from lightly_pipeline.worker.discover import Input
@@ -23,7 +20,6 @@ from lightly_pipeline.worker.frames import ScannedFiles
 from lightly_pipeline.worker.options import Options
 from lightly_pipeline.worker.progress import Progress, Stage
 from lightly_pipeline.worker.scan import ScanSettings, VideoScan, scan_images, scan_videos
-from lightly_pipeline.worker.scan.packets import open_container, video_stream
 from lightly_pipeline.worker.scan_store import ScanStore
 from lightly_pipeline.worker.scratch import Scratch
 from lightly_pipeline.worker.sources import InputFile, Source
@@ -36,8 +32,6 @@ _BATCH_BYTES = 512 * 1024**2
 _IMAGES = 512
 #: Files that are downloaded or hashed at a time.
 _FETCHES = 4
-#: Seconds after which the time left is of interest.
-_COUNTED_AFTER = 1.0
 
 
 @dataclass(frozen=True)
@@ -63,22 +57,31 @@ class Scanner:
         if found.kind == "images":
             with self.progress.stage("scan", len(found.files)) as stage:
                 return list(self._scan_images(found.files, settings, advance))
-        with self.progress.stage("scan") as stage, _counted(found, self.source, stage):
+        with self.progress.stage("scan") as stage:
+            expected = _Expected(stage, found.files)
             store = ScanStore(self.scratch.scans, settings)
             store.clear_unfinished()
             done = {file: scanned for file in found.files if (scanned := store.load(file))}
             if done:
                 log.info("%d of %d videos were scanned by an earlier run.", len(done), len(found.files))
-                advance(sum(len(scanned.scan.frames) for scanned in done.values()))
+            for file, scanned in done.items():
+                expected.add(file, len(scanned.scan.frames))
+                advance(len(scanned.scan.frames))
             missing = [file for file in found.files if file not in done]
-            done.update(self._scan_videos(missing, store, advance))
+            done.update(self._scan_videos(missing, store, advance, expected))
             return [done[file] for file in found.files]
 
     def _scan_videos(
-        self, files: Sequence[InputFile], store: ScanStore, advance: Callable[[int], None]
+        self, files: Sequence[InputFile], store: ScanStore, advance: Callable[[int], None], expected: "_Expected"
     ) -> Iterator[tuple[InputFile, ScannedFiles]]:
         for batch, paths, digests in self._batches(files, _BATCH_FILES if self.source.copies else len(files)):
-            scans = scan_videos(paths, scratch=self.scratch.scans, settings=store.settings, on_progress=advance)
+
+            def opened(number: int, frames: int, batch: Sequence[InputFile] = batch) -> None:
+                expected.add(batch[number], frames)
+
+            scans = scan_videos(
+                paths, scratch=self.scratch.scans, settings=store.settings, on_progress=advance, on_opened=opened
+            )
             with closing(cast("Generator[VideoScan]", scans)):
                 for file, digest, scan in zip(batch, digests, scans, strict=True):
                     self._tell(file, scan)
@@ -184,43 +187,17 @@ def _cut(files: Sequence[InputFile], count: int, size: int | None) -> Iterator[S
         yield files[start:]
 
 
-@contextmanager
-def _counted(found: Input, source: Source, stage: Stage) -> Iterator[None]:
-    """Tell the stage how many frames the containers promise, for the time left, unless that would mean a download.
+class _Expected:
+    """How many frames there will be, for the time left: as many in each byte as in the files that are known by now."""
 
-    They are opened for it beside the block, and not before a second has passed: a short run shows no time left.
-    """
-    ended = threading.Event()
+    def __init__(self, stage: Stage, files: Sequence[InputFile]) -> None:
+        self._stage = stage
+        self._all = sum(file.bytes for file in files)
+        self._frames = self._bytes = 0
 
-    def count() -> None:
-        if not ended.wait(_COUNTED_AFTER):
-            stage.total = _declared_frames(found, ended)
-
-    counting = threading.Thread(target=count, name="count", daemon=True)
-    if not source.copies:
-        counting.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        if counting.ident is not None:
-            counting.join()
-
-
-def _declared_frames(found: Input, ended: threading.Event) -> int | None:
-    """How many frames the containers promise, None when they promise nothing, or it is too late to know."""
-    frames = 0
-    for file in found.files:
-        if ended.is_set():
-            return None
-        try:
-            with open_container(Path(file.location)) as container:
-                stream = video_stream(container)
-                if stream is None:
-                    continue
-                seconds = (container.duration or 0) / av.time_base
-                frames += stream.frames or int(seconds * float(stream.average_rate or 0))
-        except (av.error.FFmpegError, OSError, ValueError):
-            # It is scanned, and said to be unreadable, in its turn.
-            continue
-    return frames or None
+    def add(self, file: InputFile, frames: int) -> None:
+        """A file has, or promises, so many frames; 0 where it promises nothing."""
+        if frames and file.bytes:
+            self._frames += frames
+            self._bytes += file.bytes
+            self._stage.total = round(self._frames * self._all / self._bytes)

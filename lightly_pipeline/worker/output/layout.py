@@ -4,7 +4,9 @@ Lightly's worker wrote into a folder named by date and time (with colons); here 
 under OUTPUT/run_directory, so that a result has one address.
 """
 
-from pathlib import PurePosixPath
+import os
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 
 MANIFEST = "manifest.json"
 REPORT_HTML = "report.html"
@@ -53,3 +55,10 @@ OWNED = frozenset(
         PLOTS,
     )
 )
+
+
+def names_below(tree: Path) -> Iterator[str]:
+    """The files of a tree by their paths below it, in no order; `rglob` would hold an object for each."""
+    for folder, _, names in os.walk(tree):
+        below = Path(folder).relative_to(tree).as_posix()
+        yield from (name if below == "." else f"{below}/{name}" for name in names)

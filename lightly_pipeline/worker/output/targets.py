@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 #: Beyond this a file travels in parts; below it, in one request that a kill leaves no trace of.
 _SINGLE_REQUEST = 1024**3
+#: Files that wait for a connection.
+_UPLOADS_AT_A_TIME = 1024
 
 
 class Target(Protocol):
@@ -84,7 +86,7 @@ class FolderTarget:
             self.root.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(incoming, ignore_errors=True)
             _move(tree, incoming)
-            names = _names(incoming)
+            names = set(layout.names_below(incoming))
             stale = _left_behind(self.read(layout.MANIFEST), self.read(layout.PLAN))
             (self.root / layout.PLAN).write_text(json.dumps(sorted(stale | names)))
             (self.root / layout.MANIFEST).unlink(missing_ok=True)
@@ -133,7 +135,7 @@ class S3Target:
 
     def publish(self, tree: Path, before_manifest: Callable[[], None], on_file: Callable[[int], None]) -> None:
         """Upload everything in parallel, drop what earlier runs left, put the manifest."""
-        names = _names(tree)
+        names = set(layout.names_below(tree))
         stale = _left_behind(self.read(layout.MANIFEST), self.read(layout.PLAN))
         bucket = self.address.bucket
         with s3_errors(f"write to {self.uri}"):
@@ -166,9 +168,9 @@ class S3Target:
     def _upload_all(self, tree: Path, names: list[str], on_file: Callable[[int], None]) -> None:
         pool = ThreadPoolExecutor(TRANSFERS, thread_name_prefix="upload")
         try:
-            for future in [pool.submit(self._upload, tree, name) for name in names]:
-                future.result()
-                on_file(1)
+            for start in range(0, len(names), _UPLOADS_AT_A_TIME):
+                for _ in pool.map(lambda name: self._upload(tree, name), names[start : start + _UPLOADS_AT_A_TIME]):
+                    on_file(1)
         finally:
             # After a failure or an interrupt the rest is not worth sending.
             pool.shutdown(cancel_futures=True)
@@ -204,10 +206,6 @@ class S3Target:
 
     def _key(self, name: str) -> str:
         return self.address.prefix + name
-
-
-def _names(tree: Path) -> set[str]:
-    return {path.relative_to(tree).as_posix() for path in tree.rglob("*") if path.is_file()}
 
 
 def _left_behind(manifest: bytes | None, plan: bytes | None) -> set[str]:

@@ -49,6 +49,10 @@ def _nothing(frames: int) -> None:
     """Do not follow progress."""
 
 
+def _nothing_opened(number: int, frames: int) -> None:
+    """Do not follow what is opened."""
+
+
 def scan_video(
     path: Path,
     *,
@@ -72,13 +76,15 @@ def scan_videos(
     scratch: Path,
     settings: ScanSettings,
     on_progress: Callable[[int], None] = _nothing,
+    on_opened: Callable[[int, int], None] = _nothing_opened,
 ) -> Iterator[VideoScan]:
     """Scan many videos, one `VideoScan` each in the order of `paths`; short ones share the cores.
 
-    Same arguments and guarantees as `scan_video`; prefer this when there is more than one video. Closing the
-    generator, or an exception in the caller's loop, stops the threads within a picture or two.
+    Same arguments and guarantees as `scan_video`; prefer this when there is more than one video. on_opened is called
+    in the calling thread, too: with the place in `paths` of a file and how many frames its container promises.
+    Closing the generator, or an exception in the caller's loop, stops the threads within a picture or two.
     """
-    scan = _Scan([Path(path) for path in paths], Path(scratch), settings, on_progress)
+    scan = _Scan([Path(path) for path in paths], Path(scratch), settings, on_progress, on_opened)
     try:
         yield from scan.results()
     finally:
@@ -135,6 +141,12 @@ class _File:
 
 
 @dataclass
+class _Opened:
+    number: int
+    frames: int
+
+
+@dataclass
 class _Failure:
     error: BaseException
 
@@ -151,19 +163,25 @@ class _Scan:
     """The threads and queues of one call of `scan_videos`."""
 
     def __init__(
-        self, paths: list[Path], scratch: Path, settings: ScanSettings, on_progress: Callable[[int], None]
+        self,
+        paths: list[Path],
+        scratch: Path,
+        settings: ScanSettings,
+        on_progress: Callable[[int], None],
+        on_opened: Callable[[int, int], None],
     ) -> None:
         self._paths = paths
         self._scratch = scratch
         self._settings = settings
         self._on_progress = on_progress
+        self._on_opened = on_opened
         self._threads = settings.threads or usable_cores()
         self._neural = NeuralEmbedder(settings.model) if settings.model else None
         self._embedder = self._neural.identity if self._neural else BUILT_IN
         self._stop = threading.Event()
         self._rule = KeepRule(settings.expected_share, self._stop)
         self._tasks: queue.Queue[_Task | None] = queue.Queue(maxsize=1)
-        self._events: queue.Queue[int | _File | tuple[_File, ChunkResult] | _Failure] = queue.Queue()
+        self._events: queue.Queue[int | _Opened | _File | tuple[_File, ChunkResult] | _Failure] = queue.Queue()
         self._unfetched = threading.Semaphore(_UNFETCHED)
         self._running: list[threading.Thread] = []
 
@@ -180,6 +198,8 @@ class _Scan:
                     raise event.error
                 if isinstance(event, int):
                     self._on_progress(event)
+                elif isinstance(event, _Opened):
+                    self._on_opened(event.number, event.frames)
                 elif isinstance(event, _File):
                     waiting[event.number] = event
                 else:
@@ -223,6 +243,7 @@ class _Scan:
                 with open_container(path) as container:
                     stream = _describe(container, file.header)
                     if stream is not None:
+                        self._events.put(_Opened(number, _promised(container, stream)))
                         last = number == len(self._paths) - 1
                         before: list[Packet] = []
                         for chunk in chunks(
@@ -341,6 +362,12 @@ def _close(decoders: dict[int, Decoder]) -> None:
     for decoder in decoders.values():
         decoder.close()
     decoders.clear()
+
+
+def _promised(container: av.container.InputContainer, stream: av.VideoStream) -> int:
+    """How many frames a container says it holds; by its length, where it does not count them."""
+    seconds = (container.duration or 0) / av.time_base
+    return stream.frames or int(seconds * float(stream.average_rate or 0))
 
 
 def _describe(container: av.container.InputContainer, header: Header) -> av.VideoStream | None:

@@ -71,6 +71,7 @@ def write_frames(
             _write(kept, target)
             on_progress(1)
     if missing:
+        give_back()
         encoder = _Encoding(scan, image_format, size, targets, on_progress)
         if isinstance(scan.source, ImageSource):
             encoder.images(missing, scan.source)

@@ -163,7 +163,10 @@ def test_many_videos_come_back_in_order_and_one_bad_file_does_not_stop_the_other
     paths = [render(tmp_path / f"{n}.mp4", 5 + n) for n in range(5)]
     paths.insert(2, tmp_path / "broken.mp4")
     paths[2].write_bytes(b"this is no video")
-    scans = list(scan_videos(paths, scratch=tmp_path, settings=ScanSettings(threads=2)))
+    promised = {}
+    settings = ScanSettings(threads=2)
+    scans = list(scan_videos(paths, scratch=tmp_path, settings=settings, on_opened=promised.__setitem__))
+    assert promised == {0: 5, 1: 6, 3: 7, 4: 8, 5: 9}
     assert [scan.path for scan in scans] == paths
     assert [len(scan.frames) for scan in scans] == [5, 6, 0, 7, 8, 9]
     assert [len(scan.problems) for scan in scans] == [0, 0, 1, 0, 0, 0]

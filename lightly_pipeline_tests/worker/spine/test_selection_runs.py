@@ -83,6 +83,24 @@ def test_another_selection_leaves_nothing_of_the_one_before_it(clips, tmp_path):
     assert len(list((out / "data/sampled").rglob("*.png"))) == 3
 
 
+def test_how_many_frames_there_will_be_is_known_when_the_last_video_is_opened(clips, tmp_path):
+    class Totals(Listener):
+        def begin(self, stage, total, unit):
+            self.stage = stage
+
+        def advance(self, done, total, seconds):
+            if self.stage == "scan":
+                self.last = (done, total)
+
+        def end(self, done, seconds):
+            pass
+
+    totals = Totals()
+    result = select_frames(clips, tmp_path / "out", {"stopping_condition.n_samples": 3}, progress=Progress(totals))
+    frames = result.manifest.counts.frames
+    assert totals.last == (frames, frames)
+
+
 class _At(Listener):
     """Does something when a stage begins."""
 
