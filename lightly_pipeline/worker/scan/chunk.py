@@ -188,6 +188,7 @@ class ChunkDecoder:
         grays: list[float] = []
         keeping = _Keeping(Pack(self._scratch, chunk.number), self._encoder, beside=chunk.threads > 1)
         interlaced = False
+        held: tuple[int, av.VideoFrame, int] | None = None
         damage = Damage()
         size = (0, 0)
         decoder.restart()
@@ -199,7 +200,7 @@ class ChunkDecoder:
         first_pts = min((packet.pts for packet in chunk.packets if packet.pts is not None), default=None)
 
         def take(frame: av.VideoFrame) -> None:
-            nonlocal size, interlaced
+            nonlocal size, interlaced, held
             if before and first_pts is not None and frame.pts is not None and frame.pts < first_pts:
                 return
             rotation = round(frame.rotation / 90) * 90 % 360
@@ -220,8 +221,11 @@ class ChunkDecoder:
             complaints.append("libav's decoder found damage in it" if frame.is_corrupt else None)
             grays.append(measured.gray_row_ratio)
             interlaced = interlaced or frame.interlaced_frame
-            if rule.keeps(embedding):
-                keeping.add(index, frame, rotation)
+            keep, hold = rule.see(embedding)
+            if keep and held is not None:
+                keeping.add(*held)
+            if hold:
+                held = (index, frame, rotation)
             check(1)
 
         codec, extradata = decoder.context.name, decoder.context.extradata
@@ -247,6 +251,8 @@ class ChunkDecoder:
                 take(frame)
         except (av.FFmpegError, EOFError) as error:
             damage.add(None, f"the last pictures do not decode ({reason_of(error)})")
+        if rule.holds and held is not None:
+            keeping.add(*held)
         if neural is not None and pictures:
             embeddings.extend(neural.embed(pictures))
         table = np.array(rows, dtype=FRAME_DTYPE)

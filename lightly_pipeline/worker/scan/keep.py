@@ -1,10 +1,10 @@
 """The online rule: which frames to write to scratch while they are decoded, before the selection is known.
 
-A frame is kept when it has moved more than delta from each of the last few kept ones, so that a view that comes
-back (a swing, two cameras in turn) is not kept again. Delta follows the share of frames that is wanted: within a
-chunk, and from chunk to chunk of the whole job. A chunk starts from the delta
-of the chunk that lies a fixed number of places before it, so that the outcome does not depend on how many
-threads decode, or on which is faster.
+Frames that stay within delta of their mean are a view, of which the frame nearest to the mean is kept: it stands for
+the others better than the first, which is still on its way there. A view that comes back (a swing, two cameras in
+turn) is not kept again. Delta follows the share of frames that is wanted: slowly within a chunk, and from chunk to
+chunk of the whole job. A chunk starts from the delta of the chunk that lies a fixed number of places before it, so
+that the outcome does not depend on how many threads decode, or on which is faster.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 
 from lightly_pipeline.worker.scan.packets import Stopped
 
-#: How many kept frames a frame is compared with.
+#: How many kept frames a new view is compared with.
 _LAST = 8
-#: How many frames are kept for each that is wanted. With 1.5 the selection moved to kept frames was as good, on real
-#: and generated clips, as with twice as many kept by the last kept frame alone.
+#: How many frames are kept for each that is wanted: with 1.5 the selection that is moved to them covers, on real and
+#: generated clips, as well as with twice as many of those that first left delta.
 _FOR_EACH = 1.5
 #: Distance in the descriptor's space at which real clips kept a sixth of their frames.
-_FIRST_DELTA = 0.12
-_GAIN = 0.05
+_FIRST_DELTA = 0.1
+_GAIN = 0.02
 _LAG = 8
 #: Above this share a second decode of what was selected is cheaper than keeping half as many again.
 _MAX_SHARE = 0.4
@@ -66,30 +66,56 @@ class ChunkRule:
         self._delta = self._start = delta
         self._logarithms = 0.0
         self._count = 0
+        #: The last kept frames; zeros, farther from a unit vector than delta may be, where there are none yet.
+        self._last: NDArray[np.float32] | None = None
         self._kept = 0
-        self._last = np.zeros((0, 0), np.float32)
+        #: Sum of the vectors of the view, None when its frames are like kept ones.
+        self._view: NDArray[np.float32] | None = None
+        self._held: NDArray[np.float32] | None = None
 
     def copy(self) -> ChunkRule:
         """The same rule before it has seen a frame, to decode a chunk a second time."""
         return ChunkRule(self._share, self._start)
 
-    def keeps(self, embedding: NDArray[np.float32]) -> bool:
-        """Whether to keep the next frame, a unit vector float32 [d]. The first is always kept."""
+    def see(self, embedding: NDArray[np.float32]) -> tuple[bool, bool]:
+        """Look at the next frame, a unit vector float32 [d]: whether to keep the frame that is held, and whether to
+        hold this one instead. What is held after the last frame is to be kept.
+        """
         if not self._share:
-            return False
-        if not len(self._last):
-            # Zeros are farther from a unit vector than delta may be.
-            self._last = np.zeros((_LAST, len(embedding)), np.float32)
-        nearest = float((self._last @ embedding).max())
-        keep = 2 - 2 * nearest > self._delta * self._delta
-        if keep:
-            self._last[self._kept % _LAST] = embedding
-            self._kept += 1
-        self._delta *= math.exp(_GAIN * (keep - self._share))
+            return False, False
+        keep = hold = begins = False
+        if self._view is not None and self._held is not None:
+            length = float(np.linalg.norm(self._view))
+            if self._is_far(float(self._view @ embedding) / length):
+                keep = True
+                self._remember(self._held)
+                self._view = None
+            else:
+                self._view += embedding
+                if self._view @ embedding > self._view @ self._held:
+                    self._held, hold = embedding, True
+        if self._view is None and (self._last is None or self._is_far(float((self._last @ embedding).max()))):
+            self._view, self._held = embedding.copy(), embedding
+            hold = begins = True
+        self._delta *= math.exp(_GAIN * (begins - self._share))
         self._delta = min(max(self._delta, 1e-3), 1.0)
         self._logarithms += math.log(self._delta)
         self._count += 1
-        return keep
+        return keep, hold
+
+    def _is_far(self, cosine: float) -> bool:
+        return 2 - 2 * cosine > self._delta * self._delta
+
+    def _remember(self, embedding: NDArray[np.float32]) -> None:
+        if self._last is None:
+            self._last = np.zeros((_LAST, len(embedding)), np.float32)
+        self._last[self._kept % _LAST] = embedding
+        self._kept += 1
+
+    @property
+    def holds(self) -> bool:
+        """Whether a frame is held."""
+        return self._view is not None
 
     @property
     def mean_delta(self) -> float:
