@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lightly_pipeline.worker.scan import ScanSettings, scan_video
+from lightly_pipeline.worker.scan import ScanSettings, scan_video, snap_in_stages
 from lightly_pipeline.worker.select import select
 from lightly_pipeline_tests.benchmarks.costs import NOTHING, THREADS, run
 from lightly_pipeline_tests.benchmarks.judges import SPACES, Judge, features_of
@@ -28,7 +28,10 @@ MODEL = "LIGHTLY_BENCH_MODEL"
 
 @dataclass
 class Clips:
-    """All frames of some clips, one after the other; `others` are further descriptions of them, by name."""
+    """All frames of some clips, one after the other; `others` are further descriptions of them, by name.
+
+    kept: which frames the worker wrote to scratch while it decoded them.
+    """
 
     paths: list
     embeddings: np.ndarray
@@ -36,6 +39,7 @@ class Clips:
     seconds: np.ndarray
     sharpness: np.ndarray
     pts: np.ndarray
+    kept: np.ndarray
     judges: dict
     shots: np.ndarray
     others: dict
@@ -47,6 +51,14 @@ class Clips:
             self.embeddings, budget=budget, strategy=strategy, groups=self.groups, seconds=self.seconds, seed=1, **best
         ).indices
 
+    def written(self, picks):
+        """The frames that the worker writes for these picks: the nearest of those that it kept."""
+
+        def choose_more(taken, count):
+            return select(self.embeddings, budget=count, pool=self.embeddings[taken]).indices
+
+        return snap_in_stages(self.embeddings, self.kept, picks, choose_more)
+
     def rows(self, number: int, seconds):
         """The frames of one clip that are shown at these times."""
         own = np.flatnonzero(self.groups == number)
@@ -55,12 +67,13 @@ class Clips:
         return own[np.unique(np.abs(self.seconds[own][None, :] - np.array(seconds)[:, None]).argmin(axis=1))]
 
 
-def load(paths, true_shots=None, others=None) -> Clips:
+def load(paths, true_shots=None, others=None, share=0.1) -> Clips:
     """Describe and judge every frame of `paths`; shots are detected, or given as one array of numbers per clip.
 
-    others: {name: function of (RGB, luma)}, further descriptions to make of each frame.
+    others: {name: function of (RGB, luma)}, further descriptions to make of each frame. share: of the frames, that will
+    be selected.
     """
-    columns = {name: [] for name in ("embeddings", "groups", "seconds", "sharpness", "pts")}
+    columns = {name: [] for name in ("embeddings", "groups", "seconds", "sharpness", "pts", "kept")}
     spaces, more = {name: [] for name in SPACES}, {name: [] for name in others or {}}
     model = os.environ.get(MODEL)
     if model:
@@ -70,7 +83,8 @@ def load(paths, true_shots=None, others=None) -> Clips:
         for number, path in enumerate(paths):
             folder = Path(scratch, str(number))
             folder.mkdir()
-            scan = scan_video(Path(path), scratch=folder, settings=ScanSettings(expected_share=0))
+            settings = ScanSettings(expected_share=share, image_format="jpg", output_image_size=16)
+            scan = scan_video(Path(path), scratch=folder, settings=settings)
             features = features_of(path, {**SPACES, **(others or {})})
             if model:
                 neural = ScanSettings(expected_share=0, model=Path(model))
@@ -78,6 +92,7 @@ def load(paths, true_shots=None, others=None) -> Clips:
             count = min(len(scan.frames), *(len(rows) for rows in features.values()))
             columns["embeddings"].append(np.array(scan.embeddings[:count]))
             columns["groups"].append(np.full(count, number))
+            columns["kept"].append(np.isin(np.arange(count), scan.kept))
             for name in ("seconds", "sharpness", "pts"):
                 columns[name].append(scan.frames[name][:count])
             for name, rows in features.items():
