@@ -97,7 +97,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _select(source: str, target: str, options: "Options") -> int:
     """Run the selection in a thread, and answer signals in this one."""
-    from lightly_pipeline.worker.memory import share_arenas
+    from lightly_pipeline.worker.memory import allocate_sparingly
     from lightly_pipeline.worker.pipeline import SelectionResult, select_frames
     from lightly_pipeline.worker.progress import Bar, Lines, Listener, Progress, on_terminal
     from lightly_pipeline.worker.scan.cores import usable_cores
@@ -105,7 +105,7 @@ def _select(source: str, target: str, options: "Options") -> int:
     # What was imported is no garbage: looking through it again and again took a tenth of a short run.
     gc.freeze()
     gc.enable()
-    share_arenas(usable_cores())
+    allocate_sparingly(usable_cores())
 
     with ExitStack() as stack:
         listeners: list[Listener] = [Bar() if on_terminal() else Lines()]

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_M_ARENA_MAX = -8  # malloc.h
+_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # malloc.h
+# Bytes; more than a 1080p picture, which comes and goes for every frame.
+_LARGE = 16 << 20
 
-# A row that is read brings up to 64 kB around it: 32 MB at a time.
-_BLOCK = 512
+# A row that is read brings up to 64 kB around it: 8 MB at a time.
+_BLOCK = 128
 
 
 class MappedRows(np.memmap):
@@ -53,14 +55,17 @@ def let_go(rows: NDArray[np.float32]) -> None:
         base.madvise(mmap.MADV_DONTNEED)
 
 
-def share_arenas(count: int) -> None:
-    """Let at most `count` threads have memory of their own to allocate from (glibc gives each thread some).
+def allocate_sparingly(threads: int) -> None:
+    """Have the C library keep less of what is freed, where it can be told so (glibc).
 
-    What a thread freed stays with its arena, in pieces: 50 MB after six hours of video on two cores.
+    At most `threads` of them get memory of their own to allocate from: what one freed stays there, in pieces, 50 MB
+    after six hours of video on two cores. And what is large (a container's index, a stretch of embeddings) always comes
+    from the system and goes back; glibc would stop that after the first such piece.
     """
-    limit = getattr(ctypes.CDLL(None), "mallopt", None)
-    if limit is not None:
-        limit(_M_ARENA_MAX, count)
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option is not None:
+        set_option(_M_ARENA_MAX, threads)
+        set_option(_M_MMAP_THRESHOLD, _LARGE)
 
 
 def give_back() -> None:

@@ -24,6 +24,8 @@ from lightly_pipeline.worker.sources import InputFile
 _DONE = "scan.pickle"
 _SCANNING = "scan-"
 _STORED = "done-"
+#: Of what is stored; a scan of another format is made anew.
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class ScanStore:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _home(self, file: InputFile) -> Path:
-        text = f"{file.name}\n{file.bytes}\n{file.version}\n{self.settings}"
+        text = f"{_FORMAT}\n{file.name}\n{file.bytes}\n{file.version}\n{self.settings}"
         return self.folder / f"{_STORED}{hashlib.sha256(text.encode()).hexdigest()[:24]}"
 
 

@@ -23,6 +23,7 @@ from lightly_pipeline.worker.select.selection import Floats, Indices, Selection,
 #: Rows from which on `balanced_in_stretches` is the way (100,000 x 128 float32 are 51 MB).
 LONG = 100_000
 _STRETCH = 50_000
+_BLOCK = 8192
 # Picks beyond its share that a stretch makes.
 _SPARE = 1 / 8
 
@@ -61,6 +62,28 @@ def balanced_in_stretches(
     return Selection(picks, distances, stopped_by, "balanced", engine, (note,))
 
 
+class _Known:
+    """The vectors of the pool and of the picks so far, in one piece from the start."""
+
+    def __init__(self, pool: Floats | None, budget: int, dimensions: int) -> None:
+        self._count = 0 if pool is None else len(pool)
+        self._all = np.empty((self._count + budget, dimensions), np.float32)
+        if pool is not None:
+            self._all[: self._count] = pool
+
+    @property
+    def vectors(self) -> Floats:
+        """float32 [m, d]."""
+        return self._all[: self._count]
+
+    def add(self, vectors_of: Callable[[Indices], Floats], picks: Indices) -> None:
+        """Take the vectors of further picks."""
+        for start in range(0, len(picks), _BLOCK):
+            some = picks[start : start + _BLOCK]
+            self._all[self._count : self._count + len(some)] = vectors_of(some)
+            self._count += len(some)
+
+
 @dataclass
 class _Stretches:
     embeddings: NDArray[np.float32]
@@ -97,25 +120,23 @@ class _Stretches:
 
     def farthest(self, pool: Floats | None, picks: Indices, distances: Floats, budget: int) -> tuple[Indices, Floats]:
         """With further picks up to `budget`, each stretch on top of all before it."""
-        known = self._vectors(picks) if pool is None else np.concatenate([pool, self._vectors(picks)])
-        for part, share in self._shared(known, budget - len(picks), "coreset", budget):
-            picks, distances, known = self._add(part, share, picks, distances, known)
+        known = _Known(pool, budget, self.embeddings.shape[1])
+        known.add(self._vectors, picks)
+        for part, share in self._shared(known.vectors, budget - len(picks), "coreset", budget):
+            picks, distances = self._add(part, share, picks, distances, known)
         for part in self._parts():
             # A share may be more than its stretch has left, and another's too little.
             if len(picks) < budget:
-                picks, distances, known = self._add(part, budget - len(picks), picks, distances, known)
+                picks, distances = self._add(part, budget - len(picks), picks, distances, known)
         return picks, distances
 
     def _add(
-        self, part: Indices, count: int, picks: Indices, distances: Floats, known: Floats
-    ) -> tuple[Indices, Floats, Floats]:
-        chosen = self._select(part, count, known, "coreset")
+        self, part: Indices, count: int, picks: Indices, distances: Floats, known: _Known
+    ) -> tuple[Indices, Floats]:
+        chosen = self._select(part, count, known.vectors, "coreset")
         new = part[chosen.indices]
-        return (
-            np.concatenate([picks, new]),
-            np.concatenate([distances, chosen.distances]),
-            np.concatenate([known, self._vectors(new)]),
-        )
+        known.add(self._vectors, new)
+        return np.concatenate([picks, new]), np.concatenate([distances, chosen.distances])
 
     def _parts(self) -> Iterator[Indices]:
         """The stretches, as places in `rows`."""
