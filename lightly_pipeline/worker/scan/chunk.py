@@ -189,6 +189,7 @@ class ChunkDecoder:
         keeping = _Keeping(Pack(self._scratch, chunk.number), self._encoder, beside=chunk.threads > 1)
         interlaced = False
         held: tuple[int, av.VideoFrame, int] | None = None
+        seen: set[bytes] = set()
         damage = Damage()
         size = (0, 0)
         decoder.restart()
@@ -221,7 +222,8 @@ class ChunkDecoder:
             complaints.append("libav's decoder found damage in it" if frame.is_corrupt else None)
             grays.append(measured.gray_row_ratio)
             interlaced = interlaced or frame.interlaced_frame
-            keep, hold = rule.see(embedding)
+            keep, hold = rule.see(embedding, is_new=measured.pixel_hash not in seen)
+            seen.add(measured.pixel_hash)
             if keep and held is not None:
                 keeping.add(*held)
             if hold:

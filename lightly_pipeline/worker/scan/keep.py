@@ -77,9 +77,11 @@ class ChunkRule:
         """The same rule before it has seen a frame, to decode a chunk a second time."""
         return ChunkRule(self._share, self._start)
 
-    def see(self, embedding: NDArray[np.float32]) -> tuple[bool, bool]:
+    def see(self, embedding: NDArray[np.float32], *, is_new: bool = True) -> tuple[bool, bool]:
         """Look at the next frame, a unit vector float32 [d]: whether to keep the frame that is held, and whether to
         hold this one instead. What is held after the last frame is to be kept.
+
+        is_new: no copy of an earlier frame; a copy cannot be selected, and is not held for being nearer to the mean.
         """
         if not self._share:
             return False, False
@@ -92,7 +94,7 @@ class ChunkRule:
                 self._view = None
             else:
                 self._view += embedding
-                if self._view @ embedding > self._view @ self._held:
+                if is_new and self._view @ embedding > self._view @ self._held:
                     self._held, hold = embedding, True
         if self._view is None and (self._last is None or self._is_far(float((self._last @ embedding).max()))):
             self._view, self._held = embedding.copy(), embedding

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from lightly_pipeline.worker.scan import ScanSettings, scan_video, scan_videos
+from lightly_pipeline.worker.scan.keep import ChunkRule
 from lightly_pipeline_tests.worker.scan.clips import picture, render, written
 
 EXACT = ScanSettings(expected_share=0)
@@ -221,3 +222,17 @@ def test_closing_a_scan_leaves_nothing_in_scratch(tmp_path):
     assert len(scan.kept)
     scan.close()
     assert list(scratch.iterdir()) == []
+
+
+def test_of_frames_that_are_shown_twice_the_first_is_kept():
+    """A copy cannot be selected: were its picture the kept one, its view would have none."""
+    rng = np.random.default_rng(0)
+    rule, walk = ChunkRule(0.2, 0.1), np.cumsum(rng.normal(size=(300, 16)) * 0.05, axis=0)
+    held, kept = -1, []
+    for number in range(600):
+        vector = (walk[number // 2] / np.linalg.norm(walk[number // 2])).astype(np.float32)
+        keep, hold = rule.see(vector, is_new=number % 2 == 0)
+        kept += [held] if keep else []
+        held = number if hold else held
+    assert len(kept) > 10
+    assert all(number % 2 == 0 for number in kept)
