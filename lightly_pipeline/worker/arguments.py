@@ -97,6 +97,14 @@ def result_options(options: Options) -> dict[str, Any]:
     return kept
 
 
+def require_text(what: str, value: str) -> None:
+    """OptionError for text that came from bytes which are no UTF-8: no list and no manifest could hold it."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise OptionError(f"{what} is {value!r}, which is not UTF-8: give another name.") from None
+
+
 def describe_options() -> Iterator[OptionInfo]:
     """All options in the order of the model."""
     for key, field in _fields(Options, ""):
@@ -188,16 +196,18 @@ def _does_not_exist(key: str) -> str:
     return f"Option '{key}' does not exist! {hint}"
 
 
-def _parsed(given: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:
+def _parsed(given: Mapping[str, Any], model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
     """Text of nested and list options as YAML; text of the others stays text for pydantic to read."""
     import yaml
 
     values: dict[str, Any] = {}
     for key, value in given.items():
+        if isinstance(value, str):
+            require_text(f"Option '{prefix}{key}'", value)
         field = model.model_fields[key]
         group = _group(field)
         if group is not None:
-            values[key] = _parsed(value, group)
+            values[key] = _parsed(value, group, f"{prefix}{key}.")
         elif isinstance(value, str) and key in ("selection_config", "enable_upload_for_tasks", "lightly"):
             try:
                 values[key] = yaml.safe_load(value)

@@ -16,10 +16,11 @@ from typing import cast
 
 from lightly_pipeline.worker.budget import expected_share
 from lightly_pipeline.worker.discover import Input
+from lightly_pipeline.worker.errors import OptionError
 from lightly_pipeline.worker.frames import ScannedFiles
 from lightly_pipeline.worker.options import Options
 from lightly_pipeline.worker.progress import Progress, Stage
-from lightly_pipeline.worker.scan import ScanSettings, VideoScan, scan_images, scan_videos
+from lightly_pipeline.worker.scan import ModelUnusable, ScanSettings, VideoScan, scan_images, scan_videos
 from lightly_pipeline.worker.scan_store import ScanStore
 from lightly_pipeline.worker.scratch import Scratch
 from lightly_pipeline.worker.sources import InputFile, Source
@@ -46,8 +47,15 @@ class Scanner:
     def scan(self, found: Input, under_way: Callable[[], None]) -> list[ScannedFiles]:
         """All files of the input, in its order; videos that an earlier run of the job finished are taken from it.
 
-        under_way: called in this thread after some frames, again and again.
+        under_way: called in this thread after some frames, again and again. Raises OptionError when the model that
+        shall embed them does not fit.
         """
+        try:
+            return self._scan(found, under_way)
+        except ModelUnusable as error:
+            raise OptionError(f"Option embedder={self.options.embedder}: {error}") from error
+
+    def _scan(self, found: Input, under_way: Callable[[], None]) -> list[ScannedFiles]:
         settings = scan_settings(self.options)
 
         def advance(frames: int) -> None:

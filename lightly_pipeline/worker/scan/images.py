@@ -85,7 +85,8 @@ def scan_images(
     """Scan images, one frame each, in the order of `paths`; `frames["index"]` is the place in `paths`.
 
     An image that does not decode has a `Problem` with its index, `ok` False and a zero embedding. Width and
-    height are those of the first image that decodes. Raises ScanError when a model is given that does not load.
+    height are those of the first image that decodes. Raises ModelUnusable when a model is given that does
+    not load or run.
     """
     folder = Path(tempfile.mkdtemp(prefix="scan-", dir=scratch))
     neural = NeuralEmbedder(settings.model) if settings.model else None

@@ -44,6 +44,10 @@ class ScanError(Exception):
     """What cannot be scanned or written, in one sentence that names it."""
 
 
+class ModelUnusable(ScanError):
+    """An ONNX model, or its sidecar, is missing or does not fit."""
+
+
 class FramesLost(ScanError):
     """Frames that do not decode again to the pixels that were scanned: `indices`, sorted.
 
@@ -64,7 +68,7 @@ class ScanSettings:
     check_corruptness: when False every frame that decodes is `ok`; files that do not open are still reported.
     corruption_threshold: a frame is corrupt when a larger share of its rows is the gray that stands for missing
         picture, 0 to 1; 1 leaves that to the decoder's own complaints.
-    image_format: "png", "jpg" or "jpeg"; the format candidates are kept in.
+    image_format: "png", "jpg" or "jpeg"; the format of the pictures that are kept while decoding.
     output_image_size: -1 (as in the video), x (shortest edge) or (height, width).
     jpeg_quality: 1 to 100.
     expected_share: share of the frames that will be selected. While decoding, about half as many again

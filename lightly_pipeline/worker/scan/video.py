@@ -65,7 +65,8 @@ def scan_video(
     scratch: an existing directory; a folder of its own is made in it. on_progress is called in the calling
     thread with the number of frames finished since its last call. A file that does not open, holds no video
     or is damaged never raises: it comes back with a `Problem` and the frames that could be had. The result is
-    the same for any number of threads. Raises OSError when scratch cannot be written.
+    the same for any number of threads. Raises OSError when scratch cannot be written, ModelUnusable when a model
+    is given that does not load or run.
     """
     return next(iter(scan_videos([path], scratch=scratch, settings=settings, on_progress=on_progress)))
 

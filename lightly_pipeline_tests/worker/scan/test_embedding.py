@@ -1,7 +1,7 @@
 """What the vectors are worth: the built-in descriptor, its compiled code, and models given by path."""
 
-import json
 import os
+import re
 import subprocess
 import sys
 
@@ -115,29 +115,6 @@ def test_a_cache_that_others_can_write_to_is_not_loaded_from(tmp_path):
     assert compiled_module._read(file) is None
 
 
-@pytest.fixture
-def model(tmp_path):
-    """An ONNX model whose embedding is the mean colour of the four quarters of a 8 x 8 picture."""
-    onnx = pytest.importorskip("onnx")
-    from onnx import TensorProto, helper
-
-    node = [
-        helper.make_node("AveragePool", ["pixels"], ["pooled"], kernel_shape=[4, 4], strides=[4, 4]),
-        helper.make_node("Flatten", ["pooled"], ["embedding"]),
-    ]
-    graph = helper.make_graph(
-        node,
-        "quarters",
-        [helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["n", 3, 8, 8])],
-        [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["n", 12])],
-    )
-    path = tmp_path / "quarters.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), str(path))
-    sidecar = {"name": "quarters", "version": "2", "mean": [0.5] * 3, "std": [0.25] * 3, "batch": 7}
-    path.with_suffix(".json").write_text(json.dumps(sidecar))
-    return path
-
-
 def test_a_model_given_by_path_makes_the_embeddings(tmp_path, model):
     path = render(tmp_path / "a.mp4", 40, options={"g": "20"})
     scan = scan_video(path, scratch=tmp_path, settings=ScanSettings(model=model, threads=2))
@@ -157,10 +134,14 @@ def test_a_model_given_by_path_makes_the_embeddings(tmp_path, model):
     [
         (None, "has no sidecar"),
         ("{", "not readable as JSON"),
-        ('{"means": 1}', "unknown keys"),
+        ("[]", "holds no settings"),
+        ('{"means": 1}', "means=1: Extra inputs are not permitted; known are name, version"),
+        ('{"mean": "dark"}', "mean='dark'"),
+        ('{"size": [8]}', "size"),
+        ('{"batch": 0}', "batch=0: Input should be greater than 0"),
         ('{"input": "image"}', "correct 'input'"),
-        ('{"layout": "CHW"}', "neither NCHW nor NHWC"),
-        ('{"std": 0}', "std above 0"),
+        ('{"layout": "CHW"}', "layout='CHW': Input should be 'NCHW' or 'NHWC'"),
+        ('{"std": 0}', "std=0: Input should be greater than 0"),
     ],
 )
 def test_a_sidecar_that_does_not_fit_is_an_error_that_says_why(tmp_path, model, said, words):
@@ -170,6 +151,18 @@ def test_a_sidecar_that_does_not_fit_is_an_error_that_says_why(tmp_path, model, 
         sidecar.write_text(said)
     with pytest.raises(ScanError, match=words):
         scan_video(render(tmp_path / "a.mp4", 4), scratch=tmp_path, settings=ScanSettings(model=model))
+
+
+def test_preprocessing_is_part_of_the_identity(tmp_path, model):
+    """Vectors of one model with another mean are others; how many are made at a time changes nothing."""
+    path = render(tmp_path / "a.mp4", 4)
+    versions = []
+    for said in ('{"mean": 0.5}', '{"mean": [0.5, 0.5, 0.5]}', '{"mean": 0.5, "batch": 2}', '{"mean": 0.4}'):
+        model.with_suffix(".json").write_text(said)
+        scan = scan_video(path, scratch=tmp_path, settings=ScanSettings(model=model))
+        versions.append(scan.embedder.version)
+    assert versions[0] == versions[1] == versions[2] != versions[3]
+    assert all(re.fullmatch("[0-9a-f]{12}", version) for version in versions)
 
 
 def test_a_model_that_is_none_is_an_error(tmp_path):

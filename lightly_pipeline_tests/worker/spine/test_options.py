@@ -106,6 +106,8 @@ def test_an_unknown_option_is_refused_with_the_nearest_name(argument, nearest):
         ("output_image_format=gif", "'png'"),
         ("datapool.name=../other", "letters, digits"),
         ("run_directory=../elsewhere", "below OUTPUT"),
+        ("run_directory=\udcff", "not UTF-8"),
+        ("datapool.uri=/pools/\udcff", "not UTF-8"),
         ("n_example_images=3", "even number"),
         ("dump_dataset", "key=value"),
         ("upload_dataset=True", "not supported by the open worker: give an s3://"),

@@ -375,6 +375,46 @@ def test_embeddings_that_fit_nothing_are_refused(clips, tmp_path, content):
         select_frames(clips, tmp_path / "out", {"embeddings": str(tmp_path / "given.csv")})
 
 
+def test_a_model_given_by_path_is_the_embedder_of_a_whole_run(clips, tmp_path, model):
+    options = {"embedder": str(model), "stopping_condition.n_samples": 6, "dump_dataset": True}
+    result = select_frames(clips, tmp_path / "out", options)
+    assert (result.manifest.embedder.name, result.manifest.embedder.dimensions) == ("quarters", 12)
+    assert len(list((tmp_path / "out/data/sampled").rglob("*.png"))) == 6
+    # Another model is another job.
+    model.with_suffix(".json").write_text('{"name": "quarters", "version": "3"}')
+    assert not select_frames(clips, tmp_path / "out", options).already_done
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda model: model.unlink(), "There is no model"),
+        (lambda model: model.write_bytes(b"nothing"), "does not load"),
+        (lambda model: model.with_suffix(".json").unlink(), "has no sidecar"),
+        (lambda model: model.with_suffix(".json").write_text('{"size": [1, 8]}'), "does not run"),
+        (lambda model: model.with_suffix(".json").write_text('{"scale": 1e39}'), "not finite"),
+    ],
+    ids=["missing", "no model", "no sidecar", "other shape", "overflow"],
+)
+def test_a_model_that_does_not_fit_is_one_sentence(clips, tmp_path, model, spoil, words):
+    spoil(model)
+    ended = run_worker(clips, tmp_path / "out", f"embedder={model}")
+    assert ended.returncode == OptionError.exit_code
+    assert ended.stderr.startswith("lightly-worker: Option embedder=")
+    assert words in ended.stderr
+    assert ended.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_whose_name_is_no_text_is_one_sentence(clips, tmp_path):
+    folder = os.fsencode(tmp_path) + b"/in\xff"
+    shutil.copytree(os.fsencode(clips), folder)
+    ended = run_worker(os.fsdecode(folder), tmp_path / "out")
+    assert ended.returncode == OptionError.exit_code
+    assert "not UTF-8" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
 def test_sequences_are_selected_whole_and_described_for_ffmpeg(clips, tmp_path):
     options = {"selected_sequence_length": 5, "stopping_condition.n_samples": 15, "dump_dataset": True}
     manifest = select_frames(clips, tmp_path / "out", options).manifest
