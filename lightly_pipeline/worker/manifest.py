@@ -25,7 +25,8 @@ _HASHED_AT_A_TIME = 256
 
 class _Entry(BaseModel):
     # A newer worker may say more; what this one does not know it leaves aside.
-    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
+    # Numbers that are none are written as NaN, as Python's json does and reads.
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True, ser_json_inf_nan="constants")
 
 
 class ManifestInput(_Entry):
@@ -148,7 +149,7 @@ class Manifest(_Entry):
 
     @classmethod
     def from_json(cls, content: bytes) -> "Manifest | None":
-        """The manifest in the text; None where it is none, or one of another schema."""
+        """The manifest in the text; None where it is none that this worker could have written."""
         try:
             return cls.model_validate_json(content)
         except ValidationError:

@@ -23,9 +23,8 @@ from lightly_pipeline.worker.sources import InputFile
 
 _DONE = "scan.pickle"
 _SCANNING = "scan-"
-_STORED = "done-"
-#: Of what is stored; a scan of another format is made anew.
-_FORMAT = 2
+#: With the format of what is stored: a scan of another format is made anew.
+_STORED = "done-3-"
 
 
 @dataclass(frozen=True)
@@ -61,8 +60,11 @@ class ScanStore:
         return replace(scan, embeddings=embeddings.open())
 
     def clear_unfinished(self) -> None:
-        """Remove what a killed run left of the scans that it had not finished."""
+        """Remove what a killed run left of the scans that it had not finished, and all scans of another format."""
         used = set()
+        for home in self.folder.glob("done-*"):
+            if not home.name.startswith(_STORED):
+                shutil.rmtree(home, ignore_errors=True)
         for done in self.folder.glob(f"{_STORED}*/{_DONE}"):
             with done.open("rb") as content:
                 used.add(Path(pickle.load(content)[1].scratch).resolve())  # noqa: S301 - as above
@@ -71,7 +73,7 @@ class ScanStore:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _home(self, file: InputFile) -> Path:
-        text = f"{_FORMAT}\n{file.name}\n{file.bytes}\n{file.version}\n{self.settings}"
+        text = f"{file.name}\n{file.bytes}\n{file.version}\n{self.settings}"
         return self.folder / f"{_STORED}{hashlib.sha256(text.encode()).hexdigest()[:24]}"
 
 

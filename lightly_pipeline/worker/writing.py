@@ -55,24 +55,28 @@ class Writer:
 
     def small_pictures(self, rows: Sequence[int], folder: Path, files: Mapping[int, Path]) -> dict[int, Image.Image]:
         """Small pictures of the rows, from what the scans kept or from their `files`, else decoded again."""
-        kept = {row: picture for row in rows if (picture := self._kept(row)) is not None}
         paths = {row: files[row] for row in rows if row in files}
-        for part, indices in self._by_scan([row for row in rows if row not in paths and row not in kept]).items():
+        for part, indices in self._by_scan([row for row in rows if row not in paths]).items():
+            pictures = self.table.scanned[part].scan.pictures
+            indices = [index for index in indices if index not in pictures]
             new = {int(self.table.starts[part]) + index: folder / f"{part}-{index}.jpg" for index in indices}
             self._write(part, indices, new.__getitem__, "jpg", SMALL_EDGE, lambda done: self.progress.check())
             paths |= new
 
         def small(row: int) -> Image.Image:
-            return thumbnail(io.BytesIO(kept[row]) if row in kept else paths[row])
+            part, index = self.table.locate(row)
+            try:
+                kept = self.table.scanned[part].scan.pictures.read_small(index)
+                return thumbnail(paths[row] if kept is None else io.BytesIO(kept))
+            except OSError as error:
+                raise StorageError(
+                    f"The picture of {self.table.name(row)} cannot be read again: {error}. Start the run again."
+                ) from error
 
         with ThreadPoolExecutor(
             scan_settings(self.options).threads or usable_cores(), thread_name_prefix="small"
         ) as threads:
             return dict(zip(rows, threads.map(small, rows), strict=True))
-
-    def _kept(self, row: int) -> bytes | None:
-        part, index = self.table.locate(row)
-        return self.table.scanned[part].scan.pictures.read_small(index)
 
     def _by_scan(self, rows: Sequence[int]) -> dict[int, list[int]]:
         by_scan: dict[int, list[int]] = defaultdict(list)

@@ -30,7 +30,7 @@ MODEL = "LIGHTLY_BENCH_MODEL"
 class Clips:
     """All frames of some clips, one after the other; `others` are further descriptions of them, by name.
 
-    kept: which frames the worker wrote to scratch while it decoded them.
+    kept: which frames the worker wrote to scratch while it decoded them, without copies of earlier ones of their clip.
     """
 
     paths: list
@@ -92,7 +92,8 @@ def load(paths, true_shots=None, others=None, share=0.1) -> Clips:
             count = min(len(scan.frames), *(len(rows) for rows in features.values()))
             columns["embeddings"].append(np.array(scan.embeddings[:count]))
             columns["groups"].append(np.full(count, number))
-            columns["kept"].append(np.isin(np.arange(count), scan.kept))
+            first = np.unique(scan.frames["pixel_hash"][:count], return_index=True)[1]
+            columns["kept"].append(np.isin(np.arange(count), np.intersect1d(scan.kept, first)))
             for name in ("seconds", "sharpness", "pts"):
                 columns[name].append(scan.frames[name][:count])
             for name, rows in features.items():

@@ -5,16 +5,17 @@ from __future__ import annotations
 import bisect
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import av
 import numpy as np
 from numpy.typing import NDArray
 
-from lightly_pipeline.worker.scan.encode import CandidateEncoder
+from lightly_pipeline.worker.scan.encode import KeptEncoder
 from lightly_pipeline.worker.scan.h264 import FrameNumbers
 from lightly_pipeline.worker.scan.keep import ChunkRule
 from lightly_pipeline.worker.scan.kept import Pack
@@ -115,19 +116,36 @@ class Damage:
         else:
             self.packets.setdefault(pts, reason)
 
+    def see(self, packet: Packet, codec: str, extradata: bytes | None) -> None:
+        """Remember where a packet stands, and whether it is incomplete."""
+        if packet.pts is not None and not packet.is_discard:
+            self.order[packet.pts] = len(self.order)
+            if not is_referred_to(packet, codec, extradata):
+                self.disposable.add(packet.pts)
+        if packet.is_corrupt:
+            self.add(packet.pts, "its packet is incomplete")
+
 
 class _Keeping:
-    """Encodes the kept frames of a chunk into its pack.
+    """Encodes the kept frames of a chunk into its pack; leaving the context ends its thread and closes its file.
 
     beside: in a thread of its own, a few frames at a time, for a chunk that has all cores: what it is encoded in
     would keep the decoder's threads waiting.
     """
 
-    def __init__(self, pack: Pack, encoder: CandidateEncoder, *, beside: bool) -> None:
+    def __init__(self, pack: Pack, encoder: KeptEncoder, *, beside: bool) -> None:
         self._pack = pack
         self._encoder = encoder
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="scan-encode") if beside else None
         self._coming: deque[tuple[int, Future[tuple[bytes, bytes]]]] = deque()
+
+    def __enter__(self) -> _Keeping:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._thread is not None:
+            self._thread.shutdown(cancel_futures=True)
+        self._pack.close()
 
     def add(self, index: int, frame: av.VideoFrame, rotation: int) -> None:
         """Keep a frame. Raises OSError when the disk does not take it."""
@@ -137,17 +155,89 @@ class _Keeping:
         self._coming.append((index, self._thread.submit(self._encoder.encode, frame, rotation)))
         self._write(_ENCODED_BESIDE)
 
-    def close(self) -> NDArray[np.void]:
+    def finish(self) -> NDArray[np.void]:
         """Wait for the last; rows for `KeptPictures`."""
         self._write(0)
-        if self._thread is not None:
-            self._thread.shutdown()
-        return self._pack.close()
+        return self._pack.finish()
 
     def _write(self, left: int) -> None:
         while len(self._coming) > left:
             index, picture = self._coming.popleft()
             self._pack.add(index, *picture.result())
+
+
+class _Frames:
+    """Takes the frames of a chunk as they are decoded: measures each, and has the rule say which to keep."""
+
+    def __init__(
+        self,
+        meter: Meter,
+        neural: NeuralEmbedder | None,
+        settings: ScanSettings,
+        time_base: float,
+        rule: ChunkRule,
+        keeping: _Keeping,
+    ) -> None:
+        self._meter = meter
+        self._neural = neural
+        self._settings = settings
+        self._time_base = time_base
+        self._rule = rule
+        self._keeping = keeping
+        self._held: tuple[int, av.VideoFrame, int] | None = None
+        self._seen: set[bytes] = set()
+        self._rows: list[tuple[object, ...]] = []
+        self._embeddings: list[NDArray[np.float32]] = []
+        #: Prepared for the model, and not embedded yet.
+        self._pictures: list[NDArray[np.uint8]] = []
+        #: What speaks against each frame, and its share of rows without picture.
+        self.complaints: list[str | None] = []
+        self.grays: list[float] = []
+        self.interlaced = False
+        self.size = (0, 0)
+
+    def take(self, frame: av.VideoFrame) -> None:
+        """Take the next frame, in display order."""
+        rotation = round(frame.rotation / 90) * 90 % 360
+        measured = self._meter.measure(frame, rotation)
+        index = len(self._rows)
+        pts = -1 if frame.pts is None else frame.pts
+        if not index:
+            self.size = (frame.height, frame.width) if rotation % 180 else (frame.width, frame.height)
+        self._rows.append(row_of(index, pts, pts * self._time_base, measured))
+        embedding = measured.embedding.copy()
+        if self._neural is None:
+            self._embeddings.append(embedding)
+        else:
+            self._pictures.append(self._neural.prepare(frame, rotation))
+            if len(self._pictures) == self._neural.batch:
+                self._embed(self._neural)
+        self.complaints.append("libav's decoder found damage in it" if frame.is_corrupt else None)
+        self.grays.append(measured.gray_row_ratio)
+        self.interlaced = self.interlaced or frame.interlaced_frame
+        selectable = measured.pixel_hash not in self._seen and not (
+            self._settings.check_corruptness
+            and (frame.is_corrupt or measured.gray_row_ratio > self._settings.corruption_threshold)
+        )
+        self._seen.add(measured.pixel_hash)
+        keep, hold = self._rule.see(embedding, selectable=selectable)
+        if keep and self._held is not None:
+            self._keeping.add(*self._held)
+        if hold:
+            self._held = (index, frame, rotation)
+
+    def finish(self) -> tuple[NDArray[np.void], NDArray[np.float32], NDArray[np.void]]:
+        """Rows of FRAME_DTYPE [n], embeddings float32 [n, d], and rows for `KeptPictures`."""
+        if self._rule.holds and self._held is not None:
+            self._keeping.add(*self._held)
+        if self._neural is not None and self._pictures:
+            self._embed(self._neural)
+        embeddings = np.stack(self._embeddings) if self._rows else np.zeros((0, 0), np.float32)
+        return np.array(self._rows, dtype=FRAME_DTYPE), embeddings, self._keeping.finish()
+
+    def _embed(self, neural: NeuralEmbedder) -> None:
+        self._embeddings.extend(neural.embed(self._pictures))
+        self._pictures.clear()
 
 
 class ChunkDecoder:
@@ -166,7 +256,7 @@ class ChunkDecoder:
         self._settings = settings
         self._scratch = scratch
         self._time_base = time_base
-        self._encoder = CandidateEncoder(settings)
+        self._encoder = KeptEncoder(settings)
 
     def run(
         self,
@@ -174,107 +264,66 @@ class ChunkDecoder:
         decoder: Decoder,
         rule: ChunkRule,
         check: Callable[[int], None],
-        before: Iterable[Packet] = (),
+        before: Sequence[Packet] = (),
     ) -> ChunkResult:
         """Decode a chunk. `check` is called with 1 for each frame and may raise to stop.
 
         before: packets to decode first without looking at them.
         """
-        rows: list[tuple[object, ...]] = []
-        embeddings: list[NDArray[np.float32]] = []
-        neural = self._neural
-        pictures: list[NDArray[np.uint8]] = []
-        complaints: list[str | None] = []
-        grays: list[float] = []
-        keeping = _Keeping(Pack(self._scratch, chunk.number), self._encoder, beside=chunk.threads > 1)
-        interlaced = False
-        held: tuple[int, av.VideoFrame, int] | None = None
-        seen: set[bytes] = set()
-        damage = Damage()
-        size = (0, 0)
-        decoder.restart()
-        for packet in before:
-            try:
-                decoder.context.decode(packet)
-            except (av.FFmpegError, EOFError):
-                continue  # its own chunk reports it
-        first_pts = min((packet.pts for packet in chunk.packets if packet.pts is not None), default=None)
-
-        def take(frame: av.VideoFrame) -> None:
-            nonlocal size, interlaced, held
-            if before and first_pts is not None and frame.pts is not None and frame.pts < first_pts:
-                return
-            rotation = round(frame.rotation / 90) * 90 % 360
-            measured = self._meter.measure(frame, rotation)
-            index = len(rows)
-            pts = -1 if frame.pts is None else frame.pts
-            if not index:
-                size = (frame.height, frame.width) if rotation % 180 else (frame.width, frame.height)
-            rows.append(row_of(index, pts, pts * self._time_base, measured))
-            embedding = measured.embedding.copy()
-            if neural is None:
-                embeddings.append(embedding)
-            else:
-                pictures.append(neural.prepare(frame, rotation))
-                if len(pictures) == neural.batch:
-                    embeddings.extend(neural.embed(pictures))
-                    pictures.clear()
-            complaints.append("libav's decoder found damage in it" if frame.is_corrupt else None)
-            grays.append(measured.gray_row_ratio)
-            interlaced = interlaced or frame.interlaced_frame
-            keep, hold = rule.see(embedding, is_new=measured.pixel_hash not in seen)
-            seen.add(measured.pixel_hash)
-            if keep and held is not None:
-                keeping.add(*held)
-            if hold:
-                held = (index, frame, rotation)
-            check(1)
-
-        codec, extradata = decoder.context.name, decoder.context.extradata
-        numbers = FrameNumbers(extradata) if codec == "h264" else None
-        for packet in chunk:
-            if numbers is not None and (jump := numbers.jump(packet)):
-                damage.add(packet.pts, jump)
-            if packet.pts is not None and not packet.is_discard:
-                damage.order[packet.pts] = len(damage.order)
-                if not is_referred_to(packet, codec, extradata):
-                    damage.disposable.add(packet.pts)
-            if packet.is_corrupt:
-                damage.add(packet.pts, "its packet is incomplete")
-            try:
-                frames = decoder.context.decode(packet)
-            except (av.FFmpegError, EOFError) as error:
-                damage.add(packet.pts, f"its packet does not decode ({reason_of(error)})")
-                continue
-            for frame in frames:
-                take(frame)
-        try:
-            for frame in decoder.context.decode(None):
-                take(frame)
-        except (av.FFmpegError, EOFError) as error:
-            damage.add(None, f"the last pictures do not decode ({reason_of(error)})")
-        if rule.holds and held is not None:
-            keeping.add(*held)
-        if neural is not None and pictures:
-            embeddings.extend(neural.embed(pictures))
-        table = np.array(rows, dtype=FRAME_DTYPE)
+        with _Keeping(Pack(self._scratch, chunk.number), self._encoder, beside=chunk.threads > 1) as keeping:
+            frames = _Frames(self._meter, self._neural, self._settings, self._time_base, rule, keeping)
+            damage = Damage()
+            for frame in self._decoded(chunk, decoder, before, damage):
+                frames.take(frame)
+                check(1)
+            table, embeddings, kept = frames.finish()
         groups = _groups(chunk, table)
         result = ChunkResult(
             number=chunk.number,
             frames=table,
-            embeddings=np.stack(embeddings) if rows else np.zeros((0, 0), np.float32),
+            embeddings=embeddings,
             problems=[],
-            kept=keeping.close(),
+            kept=kept,
             groups=groups,
-            width=size[0],
-            height=size[1],
+            width=frames.size[0],
+            height=frames.size[1],
         )
         if self._settings.check_corruptness:
-            if codec in _ONE_PICTURE_EACH and not interlaced:
+            if decoder.context.name in _ONE_PICTURE_EACH and not frames.interlaced:
                 _count_missing(result, damage, self._time_base)
             starts = [first for _, first in groups]
-            _judge(result, complaints, damage, grays, starts, self._settings.corruption_threshold)
+            _judge(result, frames.complaints, damage, frames.grays, starts, self._settings.corruption_threshold)
         return result
+
+    def _decoded(
+        self, chunk: Chunk, decoder: Decoder, before: Sequence[Packet], damage: Damage
+    ) -> Iterator[av.VideoFrame]:
+        """The frames of a chunk; what its packets and the decoder say against them goes to `damage`."""
+        decoder.restart()
+        for earlier in before:
+            try:
+                decoder.context.decode(earlier)
+            except (av.FFmpegError, EOFError):
+                continue  # its own chunk reports it
+        # After packets from before, pictures of them come, too.
+        begins = min((later.pts for later in chunk.packets if later.pts is not None), default=None) if before else None
+        codec, extradata = decoder.context.name, decoder.context.extradata
+        numbers = FrameNumbers(extradata) if codec == "h264" else None
+        packet: Packet | None
+        for packet in chain(chunk, [None]):
+            if packet is not None:
+                if numbers is not None and (jump := numbers.jump(packet)):
+                    damage.add(packet.pts, jump)
+                damage.see(packet, codec, extradata)
+            try:
+                frames = decoder.context.decode(packet)
+            except (av.FFmpegError, EOFError) as error:
+                pts, what = (None, "the last pictures do") if packet is None else (packet.pts, "its packet does")
+                damage.add(pts, f"{what} not decode ({reason_of(error)})")
+                continue
+            for frame in frames:
+                if begins is None or frame.pts is None or frame.pts >= begins:
+                    yield frame
 
 
 def row_of(index: int, pts: int, seconds: float, measured: Measured) -> tuple[object, ...]:

@@ -169,8 +169,8 @@ SMALL_EDGE = 144
 _LARGE = 720
 
 
-class CandidateEncoder:
-    """Encodes frames that may be selected, and small versions of what would be slow to read again."""
+class KeptEncoder:
+    """Encodes frames that are kept while decoding, and small versions of what would be slow to read again."""
 
     def __init__(self, settings: ScanSettings) -> None:
         self._size = settings.output_image_size

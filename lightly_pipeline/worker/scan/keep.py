@@ -1,10 +1,10 @@
 """The online rule: which frames to write to scratch while they are decoded, before the selection is known.
 
 Frames that stay within delta of their mean are a view, of which the frame nearest to the mean is kept: it stands for
-the others better than the first, which is still on its way there. A view that comes back (a swing, two cameras in
-turn) is not kept again. Delta follows the share of frames that is wanted: slowly within a chunk, and from chunk to
-chunk of the whole job. A chunk starts from the delta of the chunk that lies a fixed number of places before it, so
-that the outcome does not depend on how many threads decode, or on which is faster.
+the others better than the first, which is still on its way there. A view that comes back within the next few of its
+chunk (a swing, two cameras in turn) is not kept again. Delta follows the share of frames that is wanted: slowly
+within a chunk, and from chunk to chunk of the whole job. A chunk starts from the delta of the chunk that lies a fixed
+number of places before it, so that the outcome does not depend on how many threads decode, or on which is faster.
 """
 
 from __future__ import annotations
@@ -77,16 +77,16 @@ class ChunkRule:
         """The same rule before it has seen a frame, to decode a chunk a second time."""
         return ChunkRule(self._share, self._start)
 
-    def see(self, embedding: NDArray[np.float32], *, is_new: bool = True) -> tuple[bool, bool]:
+    def see(self, embedding: NDArray[np.float32], *, selectable: bool = True) -> tuple[bool, bool]:
         """Look at the next frame, a unit vector float32 [d]: whether to keep the frame that is held, and whether to
         hold this one instead. What is held after the last frame is to be kept.
 
-        is_new: no copy of an earlier frame; a copy cannot be selected, and is not held for being nearer to the mean.
+        selectable: neither corrupt nor a copy of an earlier frame; another counts, and is never held.
         """
         if not self._share:
             return False, False
         keep = hold = begins = False
-        if self._view is not None and self._held is not None:
+        if selectable and self._view is not None and self._held is not None:
             length = float(np.linalg.norm(self._view))
             if self._is_far(float(self._view @ embedding) / length):
                 keep = True
@@ -94,9 +94,9 @@ class ChunkRule:
                 self._view = None
             else:
                 self._view += embedding
-                if is_new and self._view @ embedding > self._view @ self._held:
+                if self._view @ embedding > self._view @ self._held:
                     self._held, hold = embedding, True
-        if self._view is None and (self._last is None or self._is_far(float((self._last @ embedding).max()))):
+        if selectable and self._view is None and self._differs(embedding):
             self._view, self._held = embedding.copy(), embedding
             hold = begins = True
         self._delta *= math.exp(_GAIN * (begins - self._share))
@@ -104,6 +104,10 @@ class ChunkRule:
         self._logarithms += math.log(self._delta)
         self._count += 1
         return keep, hold
+
+    def _differs(self, embedding: NDArray[np.float32]) -> bool:
+        """Whether a frame is like none of the last kept ones."""
+        return self._last is None or self._is_far(float((self._last @ embedding).max()))
 
     def _is_far(self, cosine: float) -> bool:
         return 2 - 2 * cosine > self._delta * self._delta

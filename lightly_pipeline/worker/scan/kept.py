@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
@@ -43,11 +44,15 @@ class Pack:
         self._pictures.append((index, self._number, self._end, len(picture), len(small)))
         self._end += len(picture) + len(small)
 
-    def close(self) -> NDArray[np.void]:
-        """What is in it, for `KeptPictures`; indices count from the chunk's first frame."""
+    def finish(self) -> NDArray[np.void]:
+        """Close it; what is in it, for `KeptPictures`: indices count from the chunk's first frame."""
+        self.close()
+        return np.array(self._pictures, dtype=_PICTURE)
+
+    def close(self) -> None:
+        """Close the file; a second time does nothing. Raises OSError when the disk does not take the last of it."""
         if self._file is not None:
             self._file.close()
-        return np.array(self._pictures, dtype=_PICTURE)
 
 
 @dataclass(frozen=True)
@@ -62,10 +67,14 @@ class KeptPictures:
         """Those of all chunks, in their order."""
         return cls(folder, np.concatenate(packs) if packs else np.empty(0, _PICTURE))
 
-    @property
+    @cached_property
     def indices(self) -> NDArray[np.int64]:
-        """The frames whose picture is kept, ascending."""
+        """The frames whose picture is kept, ascending; a column of the table would be copied for each search."""
         return np.array(self.table["index"], dtype=np.int64)
+
+    def __contains__(self, index: int) -> bool:
+        """Whether the picture of a frame is kept."""
+        return self._place(index) is not None
 
     def read(self, index: int) -> bytes | None:
         """The picture of a frame, None where it was not kept. Raises OSError when the disk does not give it."""
@@ -76,8 +85,8 @@ class KeptPictures:
         return self._read(index, small=True)
 
     def _read(self, index: int, *, small: bool) -> bytes | None:
-        place = int(np.searchsorted(self.table["index"], index))
-        if place == len(self.table) or self.table["index"][place] != index:
+        place = self._place(index)
+        if place is None:
             return None
         _, pack, offset, size, rest = self.table[place].item()
         if small and rest:
@@ -85,6 +94,10 @@ class KeptPictures:
         with _path(self.folder, pack).open("rb") as file:
             file.seek(offset)
             return file.read(size)
+
+    def _place(self, index: int) -> int | None:
+        place = int(np.searchsorted(self.indices, index))
+        return place if place < len(self.indices) and self.indices[place] == index else None
 
     def is_whole(self) -> bool:
         """Whether every file is there as it was written."""

@@ -1,4 +1,4 @@
-"""Chosen frames become picture files: kept ones are moved, the others decoded again, exactly.
+"""Chosen frames become picture files: kept ones are copied, the others decoded again, exactly.
 
 A second decode reads only the groups of pictures that hold a chosen frame, passes over pictures in them that
 nothing refers to, and stops at the last chosen one. Each frame is recognised by its pixel hash.

@@ -1,7 +1,9 @@
 """What one pass over a video says about it: every frame, in order, the same on any machine load."""
 
+import errno
 import subprocess
 import sys
+import threading
 
 import av
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 from PIL import Image
 
 from lightly_pipeline.worker.scan import ScanSettings, scan_video, scan_videos
-from lightly_pipeline.worker.scan.keep import ChunkRule
+from lightly_pipeline.worker.scan.kept import Pack
 from lightly_pipeline_tests.worker.scan.clips import picture, render, written
 
 EXACT = ScanSettings(expected_share=0)
@@ -224,15 +226,36 @@ def test_closing_a_scan_leaves_nothing_in_scratch(tmp_path):
     assert list(scratch.iterdir()) == []
 
 
-def test_of_frames_that_are_shown_twice_the_first_is_kept():
+def test_of_frames_that_are_shown_twice_the_first_is_kept(tmp_path):
     """A copy cannot be selected: were its picture the kept one, its view would have none."""
-    rng = np.random.default_rng(0)
-    rule, walk = ChunkRule(0.2, 0.1), np.cumsum(rng.normal(size=(300, 16)) * 0.05, axis=0)
-    held, kept = -1, []
-    for number in range(600):
-        vector = (walk[number // 2] / np.linalg.norm(walk[number // 2])).astype(np.float32)
-        keep, hold = rule.see(vector, is_new=number % 2 == 0)
-        kept += [held] if keep else []
-        held = number if hold else held
-    assert len(kept) > 10
-    assert all(number % 2 == 0 for number in kept)
+    path = render(tmp_path / "a.mkv", 240, codec="mjpeg", pix_fmt="yuvj420p", shot=6)
+    doubled = tmp_path / "doubled.mkv"
+    with av.open(str(path)) as source, av.open(str(doubled), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.pts is None:
+                continue
+            time = packet.pts
+            for copy in (0, 1):
+                again = av.Packet(bytes(packet))
+                again.pts = again.dts = 2 * time + copy * packet.duration
+                again.time_base, again.stream, again.is_keyframe = packet.time_base, stream, packet.is_keyframe
+                target.mux(again)
+    scan = scan_video(doubled, scratch=tmp_path, settings=ScanSettings(image_format="jpg"))
+    first = np.unique(scan.frames["pixel_hash"], return_index=True)[1]
+    assert (len(scan.frames), len(first)) == (480, 240)
+    assert len(scan.kept) > 20
+    assert set(scan.kept.tolist()) <= set(first.tolist())
+
+
+def test_a_disk_that_is_full_ends_the_scan_and_its_threads(tmp_path, monkeypatch):
+    """One group of pictures: the chunk has all cores, and is encoded beside its decoder."""
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Pack, "add", full)
+    path = render(tmp_path / "a.mp4", 400, options={"g": "1000"})
+    with pytest.raises(OSError, match="No space left"):
+        scan_video(path, scratch=tmp_path, settings=ScanSettings(threads=2))
+    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("scan-")] == []

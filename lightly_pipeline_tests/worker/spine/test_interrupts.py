@@ -6,11 +6,15 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from lightly_pipeline.worker import scanning, select_frames
 from lightly_pipeline.worker.errors import Interrupted, StorageError
 from lightly_pipeline.worker.progress import Progress
+from lightly_pipeline.worker.scan import ScanSettings, scan_video
+from lightly_pipeline.worker.scan_store import ScanStore
+from lightly_pipeline.worker.sources import FolderSource
 from lightly_pipeline_tests.worker.spine.conftest import run_worker, tree_of, write_clip
 
 
@@ -105,6 +109,24 @@ def test_a_run_that_was_ended_continues_with_the_next_video(clips, tmp_path, mon
     assert [path.name for path in decoded] == ["b.avi"]
     undisturbed = select_frames(clips, tmp_path / "other", options)
     assert result.manifest.content_hash == undisturbed.manifest.content_hash
+
+
+def test_scans_of_another_version_make_room(clips, tmp_path, scratch):
+    """What they hold cannot be known: their pictures would stay as long as the job is interrupted."""
+    store = ScanStore(tmp_path / "scans", ScanSettings())
+    [file] = [file for file in FolderSource(clips).files("") if file.name == "a.mp4"]
+    store.folder.mkdir()
+    own = store.keep(file, "digest", scan_video(clips / "a.mp4", scratch=store.folder, settings=store.settings))
+    for name in ("done-2f00", "scan-old"):
+        (store.folder / name).mkdir()
+        (store.folder / name / "scan.pickle").write_bytes(b"of another version")
+    store.clear_unfinished()
+    assert {path.name.partition("-")[0] for path in store.folder.iterdir()} == {"done", "scan"}
+    assert len(list(store.folder.iterdir())) == 2
+    found = store.load(file)
+    assert found is not None
+    assert np.array_equal(found.scan.frames, own.frames)
+    assert found.scan.pictures.read(int(own.kept[0])) == own.pictures.read(int(own.kept[0]))
 
 
 def test_two_runs_of_the_same_job_do_the_work_once(long_clips, tmp_path, scratch):

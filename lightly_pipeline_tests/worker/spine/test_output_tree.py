@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import math
 import re
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from PIL import Image
 
 from lightly_pipeline.worker import select_frames
 from lightly_pipeline.worker.frames import frame_namer
+from lightly_pipeline.worker.manifest import Manifest
 from lightly_pipeline_tests.worker.spine.conftest import tree_of
 
 #: reference tree of Lightly's docker, without what needs training, labels or pre-tagging …
@@ -131,6 +133,15 @@ def test_the_manifest_hashes_every_file_and_counts_what_is_there(result):
     stored = json.loads((out / "manifest.json").read_text())
     assert stored["schema"] == 1
     assert stored["embedder"]["dimensions"] == manifest.embedder.dimensions
+
+
+def test_a_manifest_is_read_as_it_was_written_whatever_its_numbers(result):
+    _, manifest = result
+    nowhere = manifest.model_copy(
+        update={"distances": manifest.distances.model_copy(update={"nearest_to_pool": math.inf})}
+    )
+    assert Manifest.from_json(nowhere.to_json()) == nowhere
+    assert Manifest.from_json(b"{}") is None
 
 
 def test_every_frame_has_its_row_of_metadata(result):

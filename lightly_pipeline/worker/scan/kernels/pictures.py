@@ -60,20 +60,21 @@ def huffman_lengths(parameters: Any) -> int:
         total += counts[symbol]
     rare = total >> (longest - 1)
     while True:
-        # The symbols by weight, each moved down to its place.
+        # The symbols by how often they occur, each moved down to its place.
         used = 0
         for symbol in range(n):
             if counts[symbol] == 0:
                 continue
-            weight = max(np.int64(counts[symbol]), rare)
             place = used
-            while place > 0 and weights[place - 1] > weight:
+            while place > 0 and weights[place - 1] > counts[symbol]:
                 weights[place] = weights[place - 1]
                 order[place] = order[place - 1]
                 place -= 1
-            weights[place] = weight
+            weights[place] = counts[symbol]
             order[place] = symbol
             used += 1
+        for place in range(used):
+            weights[place] = max(weights[place], rare)
         if used == 1:
             lengths[order[0]] = 1
             return 1
