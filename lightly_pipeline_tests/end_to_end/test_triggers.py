@@ -136,13 +136,36 @@ def test_a_cursor_that_somebody_broke_starts_a_new_round_over_everything(cursor)
     assert json.loads(str(position))["began"]
 
 
+def scheduled(instance, hour):
+    with dg.build_schedule_context(
+        instance=instance,
+        resources={"pexels": PexelsResource()},
+        scheduled_execution_time=datetime(2030, 1, 1, hour, tzinfo=timezone.utc),
+    ) as context:
+        return [item for item in collect_pexels_videos(context) if isinstance(item, dg.RunRequest)]
+
+
 def test_the_schedule_registers_unknown_videos_and_launches_each_once(inside):
-    with dg.build_schedule_context(instance=inside, resources={"pexels": PexelsResource()}) as context:
-        requests = list(collect_pexels_videos(context))
+    requests = scheduled(inside, 1)
     keys = [request.partition_key for request in requests]
     assert len(set(keys)) == 3
     assert set(inside.get_dynamic_partitions("videos")) == set(keys)
     assert [request.run_key for request in requests] == [f"collect:{key}" for key in keys]
+
+
+def test_a_tick_that_died_before_its_runs_were_launched_loses_no_video(inside):
+    lost = [request.partition_key for request in scheduled(inside, 1)]
+    assert [request.partition_key for request in scheduled(inside, 1)] == lost, "Dagster evaluates it again"
+    # Their runs are launched now: one works, one has ended and is deleted, one has failed.
+    job = build_defs().resolve_job_def("collect_videos")
+    for key, status in zip(lost, (dg.DagsterRunStatus.STARTED, None, dg.DagsterRunStatus.FAILURE), strict=True):
+        if status is None:
+            inside.report_runless_asset_event(dg.AssetMaterialization("pexels_video", partition=key))
+        else:
+            inside.create_run_for_job(job, tags={"dagster/partition": key}, status=status)
+    later = [request.partition_key for hour in range(1, 24) for request in scheduled(inside, hour)]
+    assert later
+    assert not set(later) & set(lost)
 
 
 TICK = """
