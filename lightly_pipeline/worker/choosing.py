@@ -18,6 +18,7 @@ from lightly_pipeline.worker.scan import snap_in_stages, snap_to_kept
 from lightly_pipeline.worker.scanning import exact_frames
 from lightly_pipeline.worker.select import (
     LONG,
+    REPRESENTATIVES,
     Selection,
     SelectionCancelled,
     SelectionError,
@@ -227,7 +228,7 @@ def _snap(
             raise
         return rows[more.indices]
 
-    return snap_in_stages(table.embeddings, kept, picks, choose_more)
+    return snap_in_stages(table.embeddings, kept, picks, choose_more, settled=REPRESENTATIVES)
 
 
 def _distances_when_picked(vectors: NDArray[np.float32], pool: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -227,7 +227,7 @@ class Options(_Group):
     stopping_condition: StoppingCondition = StoppingCondition()
     method: Literal["coreset", "random", "balanced"] = Field(
         "balanced",
-        description="balanced (ours): half of the budget on frames that stand for many, half on k-center; coreset: "
+        description="balanced (ours): 0.6 of the budget on frames that stand for many, the rest on k-center; coreset: "
         "Lightly's greedy k-center alone; random",
     )
     selection_config: SelectionConfig | None = Field(

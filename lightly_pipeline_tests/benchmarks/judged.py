@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from lightly_pipeline.worker.scan import ScanSettings, scan_video, snap_in_stages
-from lightly_pipeline.worker.select import select
+from lightly_pipeline.worker.select import REPRESENTATIVES, select
 from lightly_pipeline_tests.benchmarks.costs import NOTHING, THREADS, run
 from lightly_pipeline_tests.benchmarks.judges import SPACES, Judge, features_of
 
@@ -57,7 +57,7 @@ class Clips:
         def choose_more(taken, count):
             return select(self.embeddings, budget=count, pool=self.embeddings[taken]).indices
 
-        return snap_in_stages(self.embeddings, self.kept, picks, choose_more)
+        return snap_in_stages(self.embeddings, self.kept, picks, choose_more, settled=REPRESENTATIVES)
 
     def rows(self, number: int, seconds):
         """The frames of one clip that are shown at these times."""

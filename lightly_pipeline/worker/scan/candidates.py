@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 #: Kept frames before and after a pick, in display order, that are looked at.
 _NEIGHBOURS = 32
-#: Shares of the budget after which the picks so far are moved and the rest is chosen anew.
-_STAGES = (0.5, 0.75, 0.9, 1.0)
+#: Shares of what is chosen anew after which it is moved, and the rest chosen on top of that.
+_STAGES = (0.6, 1.0)
 
 
 def snap_to_kept(
@@ -51,19 +51,22 @@ def snap_in_stages(
     kept: NDArray[np.bool_],
     picks: Sequence[int] | NDArray[np.int64],
     choose_more: Callable[[NDArray[np.int64], int], NDArray[np.int64]],
+    *,
+    settled: float,
 ) -> NDArray[np.int64]:
-    """`snap_to_kept`, with the later picks chosen anew on top of where the earlier ones went.
+    """`snap_to_kept` of the first picks, and the others chosen anew on top of where those went.
 
-    choose_more(taken int64 [m], count) returns at most `count` further picks, none of them taken, by greedy
-    k-center on top of the taken ones. Moving all picks at the end leaves holes where several moved the same way
-    (up to 1.25 of the radius of the exact picks); in stages the later picks fill them (1.00 to 1.03, on the same
-    clips). Returns as many as `picks`, all different, in the order of picking.
+    settled: share of the picks that are not chosen anew. choose_more(taken int64 [m], count) returns at most `count`
+    further picks, none of them taken, by greedy k-center on top of the taken ones. Moving all picks at the end leaves
+    holes where several moved the same way (up to 1.25 of the radius of the exact picks); in stages the later picks
+    fill them. Returns as many as `picks`, all different, in the order of picking.
     """
     picks = np.asarray(picks, dtype=np.int64)
     kept = np.asarray(kept, dtype=np.bool_)
-    result = snap_to_kept(embeddings, kept, picks[: max(1, int(len(picks) * _STAGES[0]))])
-    for share in _STAGES[1:]:
-        count = int(np.ceil(len(picks) * share)) - len(result)
+    result = snap_to_kept(embeddings, kept, picks[: max(1, int(len(picks) * settled))])
+    left = len(picks) - len(result)
+    for share in _STAGES:
+        count = len(picks) - left + int(np.ceil(left * share)) - len(result)
         if count <= 0:
             continue
         more = choose_more(result, count)
@@ -74,4 +77,4 @@ def snap_in_stages(
         # Nothing was left that differs from what is taken: the exact picks fill up the budget.
         rest = picks[~np.isin(picks, result)]
         result = np.concatenate([result, rest[: len(picks) - len(result)]])
-    return result[: len(picks)]
+    return result

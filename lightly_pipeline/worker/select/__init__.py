@@ -5,6 +5,7 @@ Strategies, engines and their exactness live here; pixels, files and the datapoo
 picking.
 """
 
+from lightly_pipeline.worker.select.balanced import REPRESENTATIVES
 from lightly_pipeline.worker.select.dispatch import STRATEGIES, select
 from lightly_pipeline.worker.select.distance import nearest_neighbours
 from lightly_pipeline.worker.select.engine import ENGINES
@@ -14,6 +15,7 @@ from lightly_pipeline.worker.select.stretches import LONG, balanced_in_stretches
 __all__ = [
     "ENGINES",
     "LONG",
+    "REPRESENTATIVES",
     "STRATEGIES",
     "Selection",
     "SelectionCancelled",

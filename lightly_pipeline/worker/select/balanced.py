@@ -19,7 +19,9 @@ from lightly_pipeline.worker.select.in_order import in_order
 from lightly_pipeline.worker.select.medians_small import ROWS, medians_small
 from lightly_pipeline.worker.select.selection import Floats, Indices, StoppedBy, Watch
 
-SHARE = 0.5
+#: Share of the budget for representatives: with more, pure k-center's redundancy is left behind; with less, the mean
+#: of every tenth frame is (0.5 to 0.7 on real, generated and synthetic clips, 5 to 15 %).
+REPRESENTATIVES = 0.6
 APART = 0.5
 # A cut: a step this long, and this many times the usual step around it.
 _CUT = 0.25
@@ -46,7 +48,7 @@ def balanced(
     sharpness: NDArray[np.floating] | None,
 ) -> tuple[Indices, Floats, StoppedBy]:
     """Picks, distances and why it stopped: representatives in display order, then k-center's."""
-    count = round(budget * SHARE)
+    count = round(budget * REPRESENTATIVES)
     to_pool = None if pool is None or not len(pool) else nearest_neighbours(points, pool)[1]
     gap = usual_gap(points, pool, budget, min_distance, watch, k_center)
     wanted = representatives(points, to_pool, count, gap, groups, watch)

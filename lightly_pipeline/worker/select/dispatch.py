@@ -50,7 +50,7 @@ def select(
     differently).
 
     Strategies: "coreset" is Lightly's greedy k-center; with `weights` (float [n], not negative) the row with the
-    largest distance times weight is next, and rows of weight 0 are left out. "balanced" spends half of the budget on
+    largest distance times weight is next, and rows of weight 0 are left out. "balanced" spends 0.6 of the budget on
     representatives along each video, and of frames that show the same it takes the one with the largest `sharpness`
     (float [n]). "random" draws by `seed`. "weights" takes the heaviest rows. The pool and the distances hold for all.
 

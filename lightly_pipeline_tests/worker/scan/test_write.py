@@ -213,7 +213,7 @@ def test_snapping_in_stages_covers_as_well_as_the_exact_picks():
             kept[index], last = True, index
     exact = greedy([], 300)
     assert not kept[exact].all()
-    staged = snap_in_stages(vectors, kept, exact, greedy)
+    staged = snap_in_stages(vectors, kept, exact, greedy, settled=0.5)
     assert len(set(staged.tolist())) == 300
     assert kept[staged].mean() > 0.95
     assert radius(staged) <= 1.1 * radius(exact)
