@@ -91,6 +91,14 @@ def _nearest_8_bit(frame: av.VideoFrame) -> str:
     return "yuv420p" if halved else "yuv444p"
 
 
+def _evened(luma: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The same plane in memory that goes on to an even width and height, as libjpeg reads it above halved chroma."""
+    height, width = luma.shape
+    if height % 2 or width % 2:
+        return np.pad(luma, ((0, height % 2), (0, width % 2)), mode="edge")[:height, :width]
+    return luma
+
+
 class PictureEncoder:
     """Encodes frames of one output format and size; one per thread (it owns buffers)."""
 
@@ -136,6 +144,8 @@ class PictureEncoder:
         if quarter_turns:
             planes = tuple(np.ascontiguousarray(np.rot90(plane, quarter_turns)) for plane in planes)
         y, u, v = planes if len(planes) == 3 else (planes[0], None, None)
+        if u is not None and u.shape != y.shape:
+            y = _evened(y)
         picture = simplejpeg.encode_jpeg_yuv_planes(y, u, v, quality=self._quality)
         return picture
 

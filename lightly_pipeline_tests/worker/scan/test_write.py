@@ -5,6 +5,7 @@ import io
 import av
 import numpy as np
 import pytest
+import simplejpeg
 from PIL import Image
 
 from lightly_pipeline.worker.scan import (
@@ -54,6 +55,33 @@ def test_what_is_slow_to_read_is_kept_with_a_small_picture_beside_it(tmp_path, i
         others = [np.abs(shown - picture(other)).mean() for other in range(30)]
         assert abs(int(np.argmin(others)) - index) <= 1
     assert scan.pictures.read_small(30) is None
+
+
+@pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv422p", "yuv444p"])
+@pytest.mark.parametrize("rotation", [0, 90])
+@pytest.mark.parametrize(("width", "height"), [(64, 48), (63, 48), (64, 47), (63, 47), (1, 1)])
+def test_a_jpeg_holds_nothing_but_the_picture(monkeypatch, width, height, rotation, pix_fmt):
+    """Above halved chroma libjpeg reads luma up to an even width and height: what lies there in memory is seen."""
+    frame = av.VideoFrame.from_ndarray(picture(3, width, height), format="rgb24").reformat(format=pix_fmt)
+    encode = simplejpeg.encode_jpeg_yuv_planes
+    files = set()
+    for filling in (0, 255):
+
+        def surrounded(y, u, v, filling=filling, **options):
+            """The same values where everything behind each plane, and behind each line that is packed, is `filling`."""
+            moved = []
+            for plane in (y, u, v):
+                base = y.base if plane is y and y.base is not None else plane
+                memory = np.full(base.size + 4096, filling, np.uint8)
+                memory[: base.size] = base.ravel()
+                moved.append(memory[: base.size].reshape(base.shape)[: plane.shape[0], : plane.shape[1]])
+            return encode(*moved, **options)
+
+        monkeypatch.setattr(simplejpeg, "encode_jpeg_yuv_planes", surrounded)
+        files.add(PictureEncoder("jpg", -1, 95).encode(frame, rotation))
+    [file] = files
+    shown = Image.open(io.BytesIO(file))
+    assert shown.size == ((height, width) if rotation else (width, height))
 
 
 def test_a_kept_frame_is_the_same_file_as_one_that_is_decoded_again(tmp_path):
