@@ -167,12 +167,16 @@ def _sharpen_tail(
 ) -> tuple[Indices, Floats]:
     """Move k-center's picks to sharper frames that show the same, and measure their distances again.
 
-    Picks that are farther from everything than twice the move cannot come too near to another by it; the others, and
-    all where moving would break `min_distance`, stay as they are.
+    Picks that are farther from everything before them than twice the move cannot come too near to each other by it.
+    The others stay as they are, and so does a pick that would come too near to one of those.
     """
     room = np.maximum(3 * _SAME_FRAME, min_distance + 2 * _SAME_FRAME)
     moved = np.where(distances >= room, sharper(points, rows, groups, sharpness), rows)
-    if (moved == rows).all():
+    changed = np.flatnonzero(moved != rows)
+    staying = points[rows[distances < room]]
+    too_near = nearest_neighbours(points[moved[changed]], staying)[1] < max(_SAME_FRAME, min_distance)
+    moved[changed[too_near]] = rows[changed[too_near]]
+    if too_near.all():
         return rows, distances
     chosen = points[moved]
     again = nearest_neighbours(chosen, known)[1]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from lightly_pipeline.worker.select import SelectionCancelled, SelectionError, balls, lazy, nearest_neighbours, select
-from lightly_pipeline_tests.worker.select.vectors import unit_vectors, walk
+from lightly_pipeline_tests.worker.select.vectors import unit, unit_vectors, walk
 
 ENGINES = ("auto", "numba", "numpy", "mundig")
 
@@ -247,6 +247,24 @@ def test_of_two_frames_that_show_the_same_the_sharper_is_taken():
     chosen = select(shown, budget=8, strategy="balanced", sharpness=sharpness)
     assert (chosen.indices % 3 == 1).all()
     assert len(set(chosen.indices // 3)) == 8
+
+
+@pytest.mark.parametrize("min_distance", [0.0, 0.01, 0.02, 0.05])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_sharper_frame_is_not_taken_where_it_is_taken_already_or_too_near(seed, min_distance):
+    """Doubled frames with noise, and a budget that is larger than the number of different ones."""
+    rng = np.random.default_rng(seed)
+    shown = unit(np.repeat(walk(300, 32, seed=seed, step=0.3), 2, axis=0) + rng.normal(size=(600, 32)) * 0.001)
+    sharpness = rng.uniform(size=600).astype(np.float32)
+    chosen = select(shown, budget=360, strategy="balanced", sharpness=sharpness, min_distance=min_distance)
+    assert len(set(chosen.indices.tolist())) == len(chosen.indices)
+    taken = shown[chosen.indices].astype(float)
+    gaps = np.linalg.norm(taken[:, None] - taken[None], axis=2) + 9 * np.eye(len(taken))
+    assert gaps.min() >= min_distance * (1 - 1e-6)
+    before = [gaps[row, :row].min() for row in range(1, len(taken))]
+    assert np.allclose(chosen.distances[1:], before, atol=1e-6)
+    sharper = select(shown, budget=360, strategy="balanced", min_distance=min_distance)
+    assert sharpness[chosen.indices].mean() > sharpness[sharper.indices].mean()
 
 
 def test_weights_multiply_the_distance_and_leave_out_what_weighs_nothing():
