@@ -1,6 +1,7 @@
 """From the table of frames to the outcome: what is left out, what is selected, on top of which pool."""
 
 import logging
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -23,13 +24,14 @@ from lightly_pipeline.worker.select import (
     SelectionCancelled,
     SelectionError,
     balanced_in_stretches,
+    nearest_neighbours,
     select,
 )
 from lightly_pipeline.worker.sequences import cut_sequences
 
 log = logging.getLogger(__name__)
 
-#: Picks up to which their distances are measured again after they were moved.
+#: Picks up to which their distances are measured again after they were moved; rows that are measured at a time.
 _REMEASURED = 8192
 
 
@@ -213,6 +215,7 @@ def _snap(
     for scanned, start in zip(table.scanned, table.starts[:-1], strict=True):
         kept[start + scanned.scan.kept] = True
     kept &= candidates
+    kept &= ~_known(table.embeddings, kept, picks, pool)
     if not kept.any():
         return picks
     if plan.weights is not None or plan.strategy not in ("coreset", "balanced") or len(rows) > LONG:
@@ -231,10 +234,29 @@ def _snap(
     return snap_in_stages(table.embeddings, kept, picks, choose_more, settled=REPRESENTATIVES)
 
 
+def _known(
+    embeddings: NDArray[np.float32], kept: NDArray[np.bool_], picks: NDArray[np.int64], pool: NDArray[np.float32]
+) -> NDArray[np.bool_]:
+    """Which kept frames are nearer to the pool than any pick is: not to be selected in the place of one."""
+    known = np.zeros(len(kept), dtype=np.bool_)
+    if len(pool) and len(picks):
+        least = min(distances.min() for _, distances in _to_pool(embeddings, picks, pool))
+        for rows, distances in _to_pool(embeddings, np.flatnonzero(kept), pool):
+            known[rows] = distances < least
+    return known
+
+
+def _to_pool(
+    embeddings: NDArray[np.float32], rows: NDArray[np.int64], pool: NDArray[np.float32]
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """Some rows at a time, with their distances to the pool."""
+    for start in range(0, len(rows), _REMEASURED):
+        block = rows[start : start + _REMEASURED]
+        yield block, nearest_neighbours(embeddings[block], pool)[1]
+
+
 def _distances_when_picked(vectors: NDArray[np.float32], pool: NDArray[np.float32]) -> NDArray[np.float32]:
     """Of each row of float32 [k, d] to the nearest earlier row or pool vector, float32 [k]."""
-    from lightly_pipeline.worker.select import nearest_neighbours
-
     vectors = np.ascontiguousarray(vectors)
     distances = nearest_neighbours(vectors, pool)[1] if len(pool) else np.full(len(vectors), np.inf, np.float32)
     squares = np.einsum("ij,ij->i", vectors, vectors)

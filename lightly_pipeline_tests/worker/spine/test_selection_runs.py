@@ -296,6 +296,22 @@ def test_what_the_pool_knows_is_not_selected_again(clips, tmp_path):
     assert (tmp_path / "two/report.html").exists()
 
 
+def test_the_pictures_that_are_at_hand_are_not_taken_where_the_pool_knows_them(tmp_path):
+    """The same clip under another name: what is selected of it is new, though likely frames are those of the first."""
+    options = {
+        "datapool.name": "pool",
+        "datapool.uri": str(tmp_path / "pool"),
+        "stopping_condition.n_samples": 0.2,
+        "dump_dataset": True,
+    }
+    for name in ("one", "two", "three"):
+        write_clip(tmp_path / name / f"{name}.mp4", frames=200, seed=5, repeat=2)
+        result = select_frames(tmp_path / name, tmp_path / "out" / name, options)
+        assert result.manifest.counts.selected > 10
+        if name != "one":
+            assert result.manifest.distances.nearest_to_pool > 0.001
+
+
 def test_what_a_part_was_before_is_kept_in_the_history_unless_told_otherwise(clips, tmp_path):
     pool = {"datapool.name": "pool", "datapool.uri": str(tmp_path / "pool")}
     for count, keep in ((4, True), (5, True), (6, False)):
