@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightly_pipeline.worker.select.distance import (
-    blas_error,
+    VIEW,
+    filter_error,
     nearest_neighbours,
     row_blocks,
     squared_distances,
@@ -36,8 +37,7 @@ def brute_force(
     DIVERSITY and WEIGHTS; rows nearer than `min_distance` and rows of weight 0 are never taken.
     """
     n, dimensions = points.shape
-    norms = squared_norms(points)
-    margin = blas_error(float(norms.max()), float(norms.max()), dimensions)
+    bound = _LeastDistances(points)
     if pool is None or not len(pool):
         nearest = np.full(n, np.inf, dtype=np.float32)
     else:
@@ -61,17 +61,45 @@ def brute_force(
             break
         picks.append(pick)
         squared.append(far)
-        approximate = points @ points[pick]
-        approximate *= -2
-        approximate += norms
-        approximate += norms[pick]
-        maybe = np.nonzero(approximate - margin < nearest)[0]
+        maybe = np.nonzero(bound.to(pick) < nearest)[0]
         for part in row_blocks(len(maybe), dimensions * 8):
             rows = maybe[part]
             nearest[rows] = np.minimum(nearest[rows], squared_distances(points[rows], points[pick]))
         if len(picks) % _BEAT_EVERY == 0:
             watch.beat(len(picks), budget)
     return np.array(picks, dtype=np.int64), np.sqrt(np.array(squared, dtype=np.float32)), stopped_by
+
+
+class _LeastDistances:
+    """A lower bound of the squared distances of all rows to one of them, by one product of a matrix and a vector.
+
+    |a - b|² = |a'|² + 2 a'·m + |b - m|² - 2 a'·b for a = m + a', with the middle m of the rows around a: where the rows
+    of one view lie near to each other a' is short, and so is the rounding error of products with it. Products of the
+    rows themselves could not tell the frames of a static camera apart.
+    """
+
+    def __init__(self, points: Floats) -> None:
+        starts = np.arange(0, len(points), VIEW)
+        self._points = points
+        self._counts = np.diff(starts, append=len(points))
+        sums = np.add.reduceat(points, starts, axis=0)
+        self._middles: Floats = (sums / self._counts[:, None]).astype(np.float32)
+        middles = np.repeat(self._middles, self._counts, axis=0)
+        self._centred = points - middles
+        self._error = np.float32(filter_error(points.shape[1]))
+        norms = squared_norms(self._centred)
+        self._own = np.einsum("ij,ij->i", self._centred, middles) * 2 + norms
+        # |b| + |m|, twice: what a' is multiplied with.
+        reach = 2 * np.sqrt(squared_norms(points).max())
+        self._own -= self._error * (norms + np.sqrt(norms) * reach)
+
+    def to(self, row: int) -> Floats:
+        """Float32 [n], at most the squared distances to this row."""
+        least: Floats = self._centred @ (self._points[row] * np.float32(-2))
+        least += self._own
+        to_middles = squared_norms(self._points[row] - self._middles) * (1 - self._error)
+        least += np.repeat(to_middles, self._counts)
+        return least
 
 
 def _heaviest(nearest: Floats, factor: NDArray[np.float64], min_distance: float) -> int:

@@ -20,6 +20,8 @@ import numpy as np
 from lightly_pipeline.worker.select.selection import Floats, Indices
 
 LANES = 16
+#: Rows in a run whose middle is near to all of them, mostly: neighbours in time.
+VIEW = 512
 _BLOCK_BYTES = 8 << 20
 _UNIT = float(np.finfo(np.float32).eps) / 2
 
@@ -53,6 +55,15 @@ def blas_error(points_max: float, others_max: float, dimensions: int) -> float:
     return (dimensions + 8) * 2 * _UNIT * (math.sqrt(points_max) + math.sqrt(others_max)) ** 2
 
 
+def filter_error(dimensions: int) -> float:
+    """c, so that |a - m|² + |b - m|² - 2 (a - m)·(b - m) in float32 is within c (|a - m|² + |b - m|²) of the defined
+    squared distance of a and b, for any m.
+
+    Twice the parts of (|a - m| + |b - m|)²: BLAS, rounding of the two differences, and the defined arithmetic itself.
+    """
+    return 2 * ((dimensions + 8) * 2 * _UNIT + 16 * _UNIT + relative_error(dimensions))
+
+
 def row_blocks(rows: int, bytes_per_row: int, limit: int = _BLOCK_BYTES) -> Iterator[slice]:
     """Slices over `rows` whose working set stays within `limit` bytes."""
     step = max(1, limit // max(1, bytes_per_row))
@@ -70,19 +81,25 @@ def nearest_neighbours(queries: Floats, references: Floats) -> tuple[Indices, Fl
     if not len(queries) or not len(references):
         return index, squared
     dimensions = queries.shape[1]
-    for wanted in row_blocks(len(queries), dimensions * 4, 2 << 20):
+    error = np.float32(filter_error(dimensions))
+    for wanted in row_blocks(len(queries), 1, VIEW):
         block = np.ascontiguousarray(queries[wanted])
-        norms = squared_norms(block)
+        # Frames of one view lie so near to each other that the error of products of unit vectors would be as large.
+        middle = block.mean(axis=0)
+        centred = block - middle
+        norms = squared_norms(centred)
         for known in row_blocks(len(references), max(dimensions * 4, len(block) * 4), 4 << 20):
             others = np.ascontiguousarray(references[known])
-            other_norms = squared_norms(others)
-            margin = blas_error(float(norms.max()), float(other_norms.max()), dimensions)
-            approximate = block @ others.T
-            approximate *= -2
-            approximate += norms[:, None]
-            approximate += other_norms[None, :]
-            limit = np.minimum(approximate.min(axis=1), squared[wanted]) + 2 * margin
-            rows, columns = np.nonzero(approximate <= limit[:, None])
+            others_centred = others - middle
+            other_norms = squared_norms(others_centred)
+            least = centred @ others_centred.T
+            least *= -2
+            least += (1 - error) * norms[:, None]
+            least += (1 - error) * other_norms[None, :]
+            best = least.argmin(axis=1)
+            most = least[np.arange(len(block)), best] + 2 * error * (norms + other_norms[best])
+            limit = np.minimum(most, squared[wanted])
+            rows, columns = np.nonzero(least <= limit[:, None])
             for part in row_blocks(len(rows), dimensions * 8):
                 exact = squared_distances(block[rows[part]], others[columns[part]])
                 _keep_nearest(squared[wanted], index[wanted], rows[part], columns[part] + known.start, exact)
