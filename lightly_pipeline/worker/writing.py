@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lightly_pipeline.worker.errors import StorageError
+from lightly_pipeline.worker.errors import OptionError, StorageError
 from lightly_pipeline.worker.frames import FrameTable
 from lightly_pipeline.worker.options import Options
 from lightly_pipeline.worker.output.contact_sheet import thumbnail
 from lightly_pipeline.worker.progress import Progress
-from lightly_pipeline.worker.scan import FramesLost, ScanError, write_frames
+from lightly_pipeline.worker.scan import FramesLost, PictureTooLarge, ScanError, write_frames
 from lightly_pipeline.worker.scan.cores import usable_cores
-from lightly_pipeline.worker.scan.encode import SMALL_EDGE
+from lightly_pipeline.worker.scan.encode import SMALL, Size
 from lightly_pipeline.worker.scanning import Scanner, file_sha256, scan_settings
 
 
@@ -60,7 +60,7 @@ class Writer:
             pictures = self.table.scanned[part].scan.pictures
             indices = [index for index in indices if index not in pictures]
             new = {int(self.table.starts[part]) + index: folder / f"{part}-{index}.jpg" for index in indices}
-            self._write(part, indices, new.__getitem__, "jpg", SMALL_EDGE, lambda done: self.progress.check())
+            self._write(part, indices, new.__getitem__, "jpg", SMALL, lambda done: self.progress.check())
             paths |= new
 
         def small(row: int) -> Image.Image:
@@ -91,7 +91,7 @@ class Writer:
         indices: Sequence[int],
         target: Callable[[int], Path],
         image_format: str,
-        size: int | tuple[int, int],
+        size: Size,
         on_progress: Callable[[int], None],
     ) -> None:
         """Frames of one scan to where the `target` of their row is."""
@@ -113,6 +113,8 @@ class Writer:
                     f"{file.name} was changed while the worker ran: start the run again, and leave the input alone."
                 ) from error
             raise RowsLost([int(self.table.starts[part]) + index for index in error.indices]) from error
+        except PictureTooLarge as error:
+            raise OptionError(f"{error} Give another output_image_size or output_image_format.") from error
         except ScanError as error:
             raise StorageError(f"{error} Start the run again.") from error
         except OSError as error:

@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -29,7 +30,7 @@ from lightly_pipeline.worker.scan.packets import (
     reason_of,
     video_stream,
 )
-from lightly_pipeline.worker.scan.types import FRAME_DTYPE, Problem, ScanSettings
+from lightly_pipeline.worker.scan.types import FRAME_DTYPE, PictureTooLarge, Problem, ScanSettings
 
 #: Codecs of which every packet shows one picture (VP8 hides some; MPEG-4 may pack two into one).
 _ONE_PICTURE_EACH = frozenset({"h264", "hevc", "vp9", "av1", "libdav1d", "mjpeg"})
@@ -148,9 +149,13 @@ class _Keeping:
         self._pack.close()
 
     def add(self, index: int, frame: av.VideoFrame, rotation: int) -> None:
-        """Keep a frame. Raises OSError when the disk does not take it."""
+        """Keep a frame, unless it makes too large a picture: who selects it is told so.
+
+        Raises OSError when the disk does not take it.
+        """
         if self._thread is None:
-            self._pack.add(index, *self._encoder.encode(frame, rotation))
+            with suppress(PictureTooLarge):
+                self._pack.add(index, *self._encoder.encode(frame, rotation))
             return
         self._coming.append((index, self._thread.submit(self._encoder.encode, frame, rotation)))
         self._write(_ENCODED_BESIDE)
@@ -163,7 +168,8 @@ class _Keeping:
     def _write(self, left: int) -> None:
         while len(self._coming) > left:
             index, picture = self._coming.popleft()
-            self._pack.add(index, *picture.result())
+            with suppress(PictureTooLarge):
+                self._pack.add(index, *picture.result())
 
 
 class _Frames:

@@ -6,6 +6,7 @@ picture is made in between. PNG is written by `png`.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 
 import av
@@ -16,9 +17,12 @@ from numpy.typing import NDArray
 
 from lightly_pipeline.worker.scan.compiled import kernels
 from lightly_pipeline.worker.scan.png import PngEncoder
-from lightly_pipeline.worker.scan.types import ScanSettings
+from lightly_pipeline.worker.scan.types import PictureTooLarge, ScanSettings
 
 _FULL_RANGE = 2  # AVCOL_RANGE_JPEG
+#: Pixels of a picture, and of the edge of a JPEG (libjpeg's JPEG_MAX_DIMENSION).
+_LARGEST = 1 << 28
+_LONGEST_JPEG = 65500
 _BT709, _FCC, _BT2020 = 1, 4, (9, 10)
 _SUBSAMPLING = {
     "yuv420p": (1, 1),
@@ -31,16 +35,30 @@ _SUBSAMPLING = {
 }
 
 
-def target_size(width: int, height: int, size: int | tuple[int, int]) -> tuple[int, int]:
+@dataclass(frozen=True)
+class Within:
+    """A size no larger than the frame's, whose shortest and longest edges are at most these."""
+
+    shortest: int
+    longest: int
+
+
+Size = int | tuple[int, int] | Within
+
+
+def target_size(width: int, height: int, size: Size) -> tuple[int, int]:
     """Width and height of the written picture for Lightly's output_image_size.
 
     -1 keeps the size, x makes the shortest edge x pixels, (height, width) is taken as it is.
     """
     if isinstance(size, tuple):
         return size[1], size[0]
-    if size <= 0:
+    if isinstance(size, Within):
+        scale = min(1.0, size.shortest / min(width, height), size.longest / max(width, height))
+    elif size <= 0:
         return width, height
-    scale = size / min(width, height)
+    else:
+        scale = size / min(width, height)
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
@@ -102,9 +120,7 @@ def _evened(luma: NDArray[np.uint8]) -> NDArray[np.uint8]:
 class PictureEncoder:
     """Encodes frames of one output format and size; one per thread (it owns buffers)."""
 
-    def __init__(
-        self, image_format: str, size: int | tuple[int, int], quality: int, *, interpolation: str = "BICUBIC"
-    ) -> None:
+    def __init__(self, image_format: str, size: Size, quality: int, *, interpolation: str = "BICUBIC") -> None:
         self._size = size
         self._quality = quality
         self._interpolation = interpolation
@@ -115,10 +131,15 @@ class PictureEncoder:
         self._planes: tuple[NDArray[np.uint8], ...] = ()
 
     def encode(self, frame: av.VideoFrame, rotation: int = 0) -> bytes:
-        """Encode one frame; returns the file's bytes. rotation: degrees counter-clockwise, a multiple of 90."""
+        """Encode one frame; returns the file's bytes. rotation: degrees counter-clockwise, a multiple of 90.
+
+        Raises PictureTooLarge when the wanted size is more than the format, or memory, can hold.
+        """
         turned = rotation % 180 != 0
         shown = (frame.height, frame.width) if turned else (frame.width, frame.height)
         width, height = target_size(*shown, self._size)
+        if width * height > _LARGEST or (self._png is None and max(width, height) > _LONGEST_JPEG):
+            raise PictureTooLarge(f"A frame of {shown[0]} x {shown[1]} would become a picture of {width} x {height}.")
         if (width, height) != shown:
             before = (height, width) if turned else (width, height)
             frame = self._reformatter.reformat(frame, *before, interpolation=self._interpolation)
@@ -173,8 +194,8 @@ class PictureEncoder:
         return self._planes
 
 
-#: Shortest edge of the small pictures for the report and the contact sheet.
-SMALL_EDGE = 144
+#: Small pictures for the report and the contact sheet.
+SMALL = Within(shortest=144, longest=1024)
 #: Shortest edge from which a JPEG takes longer to read back than a small one takes to make.
 _LARGE = 720
 
@@ -185,10 +206,10 @@ class KeptEncoder:
     def __init__(self, settings: ScanSettings) -> None:
         self._size = settings.output_image_size
         self._encoder = PictureEncoder(settings.image_format, self._size, settings.jpeg_quality)
-        self._small = PictureEncoder("jpg", SMALL_EDGE, 85, interpolation="AREA")
-        self._from = SMALL_EDGE if settings.image_format == "png" else _LARGE
+        self._small = PictureEncoder("jpg", SMALL, 85, interpolation="AREA")
+        self._from = SMALL.shortest if settings.image_format == "png" else _LARGE
 
     def encode(self, frame: av.VideoFrame, rotation: int = 0) -> tuple[bytes, bytes]:
-        """The picture, and the small one or nothing."""
+        """The picture, and the small one or nothing. Raises PictureTooLarge."""
         large = min(target_size(frame.width, frame.height, self._size)) > self._from
         return self._encoder.encode(frame, rotation), self._small.encode(frame, rotation) if large else b""

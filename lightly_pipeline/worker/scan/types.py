@@ -48,6 +48,10 @@ class ModelUnusable(ScanError):
     """An ONNX model, or its sidecar, is missing or does not fit."""
 
 
+class PictureTooLarge(ScanError):
+    """A frame would become a picture that its format, or memory, cannot hold."""
+
+
 class FramesLost(ScanError):
     """Frames that do not decode again to the pixels that were scanned: `indices`, sorted.
 

@@ -18,7 +18,7 @@ import numpy as np
 from lightly_pipeline.worker.memory import give_back
 from lightly_pipeline.worker.scan.chunk import Decoder
 from lightly_pipeline.worker.scan.cores import usable_cores
-from lightly_pipeline.worker.scan.encode import PictureEncoder
+from lightly_pipeline.worker.scan.encode import PictureEncoder, Size
 from lightly_pipeline.worker.scan.images import ImageSource, open_image
 from lightly_pipeline.worker.scan.measure import Meter
 from lightly_pipeline.worker.scan.packets import (
@@ -42,14 +42,15 @@ def write_frames(
     targets: Callable[[int], Path],
     *,
     image_format: str | None = None,
-    output_image_size: int | tuple[int, int] | None = None,
+    output_image_size: Size | None = None,
     on_progress: Callable[[int], None] = _nothing,
 ) -> None:
     """Write exactly the frames `picks` (indices into `scan.frames`) to `targets(index)`.
 
     image_format and output_image_size default to the scan's settings; with others nothing kept can be used.
     Folders are made. Each file appears whole or not at all. Raises FramesLost when frames do not decode again to the
-    pixels that were scanned, ScanError when an image cannot be read again, OSError when the target cannot be written.
+    pixels that were scanned, PictureTooLarge, ScanError when an image cannot be read again, OSError when the target
+    cannot be written.
     on_progress is called with 1 for each file, in several threads; what it raises ends the writing.
     """
     image_format = image_format or scan.settings.image_format
@@ -94,7 +95,7 @@ class _Encoding:
         self,
         scan: VideoScan,
         image_format: str,
-        size: int | tuple[int, int],
+        size: Size,
         targets: Callable[[int], Path],
         on_progress: Callable[[int], None],
     ) -> None:
@@ -209,16 +210,10 @@ class _Encoding:
                 if self._stop.is_set():
                     raise Stopped
                 context.skip_frame = "DEFAULT" if packet.pts in by_time else "NONREF"
-                try:
-                    take(context.decode(packet))
-                except (av.FFmpegError, EOFError):
-                    continue  # the scan has reported it
+                take(_decoded(context, packet))
                 if len(written) == len(indices):
                     return written
-            try:
-                take(context.decode(None))
-            except (av.FFmpegError, EOFError):
-                return written
+            take(_decoded(context, None))
         finally:
             context.skip_frame = "DEFAULT"
         return written
@@ -247,10 +242,7 @@ class _Encoding:
                 if stream is None:
                     return written
                 for packet in chain(read_packets(container, stream, Header(self._scan.path)), [None]):
-                    try:
-                        take(decoder.context.decode(packet))
-                    except (av.FFmpegError, EOFError):
-                        continue  # the scan has reported it
+                    take(_decoded(decoder.context, packet))
                     if not by_hash:
                         break
         finally:
@@ -310,6 +302,14 @@ class _Encoding:
         if errors:
             raise errors[0]
         self._stop.clear()
+
+
+def _decoded(context: av.VideoCodecContext, packet: Packet | None) -> list[av.VideoFrame]:
+    """The frames that a packet completes; none of one that does not decode, as the scan has reported."""
+    try:
+        return context.decode(packet)
+    except (av.FFmpegError, EOFError):
+        return []
 
 
 def _rotation(frame: av.VideoFrame) -> int:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from lightly_pipeline.worker.scan import (
     FramesLost,
+    PictureTooLarge,
     ScanError,
     ScanSettings,
     scan_video,
@@ -17,7 +18,7 @@ from lightly_pipeline.worker.scan import (
     snap_to_kept,
     write_frames,
 )
-from lightly_pipeline.worker.scan.encode import PictureEncoder, target_size
+from lightly_pipeline.worker.scan.encode import SMALL, PictureEncoder, target_size
 from lightly_pipeline.worker.scan.png import Huffman, PngEncoder
 from lightly_pipeline_tests.worker.scan.clips import picture, render, written
 
@@ -45,16 +46,37 @@ def test_a_chosen_frame_is_written_as_that_very_frame_kept_or_not(tmp_path, imag
 )
 def test_what_is_slow_to_read_is_kept_with_a_small_picture_beside_it(tmp_path, image_format, size, small):
     settings = ScanSettings(image_format=image_format, output_image_size=size)
-    scan = scan_video(render(tmp_path / "a.mp4", 30), scratch=tmp_path, settings=settings)
+    clip = render(tmp_path / "a.mp4", 30, width=320, height=192)
+    scan = scan_video(clip, scratch=tmp_path, settings=settings)
     assert len(scan.kept)
     for index in scan.kept.tolist():
         quick = Image.open(io.BytesIO(scan.pictures.read_small(index)))
         assert (min(quick.size) == 144) == small
         assert Image.open(io.BytesIO(scan.pictures.read(index))).size == (size[1], size[0])
-        shown = np.asarray(quick.convert("RGB").resize((160, 96)), float)
-        others = [np.abs(shown - picture(other)).mean() for other in range(30)]
+        shown = np.asarray(quick.convert("RGB").resize((320, 192)), float)
+        others = [np.abs(shown - picture(other, 320, 192)).mean() for other in range(30)]
         assert abs(int(np.argmin(others)) - index) <= 1
     assert scan.pictures.read_small(30) is None
+
+
+def test_a_small_picture_is_never_larger_than_the_frame_nor_endless():
+    assert target_size(1920, 1080, SMALL) == (256, 144)
+    assert target_size(100, 80, SMALL) == (100, 80)
+    assert target_size(4000, 4, SMALL) == (1024, 1)
+    assert target_size(3, 100_000, SMALL) == (1, 1024)
+
+
+@pytest.mark.parametrize(("image_format", "size"), [("png", 1000), ("jpg", 1000), ("jpg", (8, 65501))])
+def test_a_picture_that_its_format_cannot_hold_is_an_error_and_no_damage(tmp_path, image_format, size):
+    clip = render(tmp_path / "a.mkv", 20, codec="ffv1", pix_fmt="yuv444p", width=2000, height=1)
+    for share in (0.1, 0.0):
+        settings = ScanSettings(image_format=image_format, output_image_size=size, expected_share=share)
+        scan = scan_video(clip, scratch=tmp_path, settings=settings)
+        assert scan.frames["ok"].all()
+        with pytest.raises(PictureTooLarge, match="A frame of 2000 x 1 would become"):
+            write_frames(scan, [3], lambda index: tmp_path / "3")
+        write_frames(scan, [3], lambda index: tmp_path / "3", image_format="png", output_image_size=-1)
+        assert Image.open(tmp_path / "3").size == (2000, 1)
 
 
 @pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv422p", "yuv444p"])

@@ -473,6 +473,18 @@ def test_images_are_selected_where_there_is_no_video(tmp_path):
     assert {"same.bmp.png", "same.tif.png"} <= written | {"same.bmp.png", "same.tif.png"}
 
 
+def test_a_picture_as_thin_as_a_line_stops_nothing(tmp_path):
+    (tmp_path / "in").mkdir()
+    for name, size in (("panorama", (4000, 4)), ("line", (1, 9000)), ("small", (40, 40))):
+        Image.new("RGB", size, (len(name) * 20, 90, 30)).save(tmp_path / "in" / f"{name}.png")
+    options = {"dump_dataset": True, "output_image_format": "jpg"}
+    result = select_frames(tmp_path / "in", tmp_path / "out", options)
+    assert result.manifest.counts.selected == 3
+    with pytest.raises(OptionError, match="Give another output_image_size or output_image_format"):
+        select_frames(tmp_path / "in", tmp_path / "large", {**options, "output_image_size": 500})
+    assert not (tmp_path / "large").exists()
+
+
 def test_videos_win_over_images(clips, tmp_path):
     folder = tmp_path / "in"
     shutil.copytree(clips, folder)
