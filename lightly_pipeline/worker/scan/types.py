@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from lightly_pipeline.worker.scan.kept import KeptPictures
 
 #: One row of `VideoScan.frames`, in display order.
-#: index: 0-based number of the frame in display order; pts: presentation time in the stream's time base
-#: (-1 where the file has none); seconds: the same in seconds; pixel_hash: 128 bits over the visible pixels of
-#: all planes as stored (before rotation), so that equal pictures have equal hashes; sharpness: mean squared
-#: luma gradient (0 for a flat picture; larger is sharper); brightness: mean luma, 0 to 1; contrast: standard
-#: deviation of luma over 64 x 64 blocks, 0 to 1; uniform_row_ratio: share of rows whose luma is one single
-#: value; ok: False for a corrupt frame (its reason is in `VideoScan.problems`).
+#: index: 0-based number of the frame in display order; pts: presentation time in the stream's time base (-1 where the
+#: file has none); seconds: the same in seconds, or by the frame rate; pixel_hash: 128 bits over the visible pixels of
+#: all planes as stored (before rotation), so that equal pictures have equal hashes; sharpness: mean squared luma
+#: gradient (0 for a flat picture; larger is sharper); brightness: mean luma, 0 to 1; contrast: standard deviation of
+#: luma over 64 x 64 blocks, 0 to 1; uniform_row_ratio: share of rows whose luma is one single value; ok: False for a
+#: corrupt frame (its reason is in `VideoScan.problems`).
 FRAME_DTYPE = np.dtype(
     [
         ("index", np.int64),

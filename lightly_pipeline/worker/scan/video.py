@@ -413,6 +413,9 @@ class VideoSource:
 def _assemble(file: _File, path: Path, settings: ScanSettings, embedder: EmbedderIdentity) -> VideoScan:
     header = file.header
     frames = np.concatenate(file.tables) if file.tables else np.zeros(0, FRAME_DTYPE)
+    if header.fps and (frames["pts"] == -1).all():
+        # A bare stream: one picture after the other, at the rate that it names or libav takes for granted.
+        frames["seconds"] = frames["index"] / header.fps
     problems, count = file.problems, file.count
     if not count and not any(item.kind == "unreadable" for item in header.problems):
         header.problems.append(

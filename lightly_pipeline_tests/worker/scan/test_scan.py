@@ -205,6 +205,14 @@ except KeyboardInterrupt:
     assert done.stdout.split() == ["1", "True"]
 
 
+@pytest.mark.parametrize(("name", "codec"), [("a.h264", "libx264"), ("a.hevc", "libx265")])
+def test_frames_of_a_bare_stream_have_the_times_of_its_frame_rate(tmp_path, name, codec):
+    path = render(tmp_path / name, 60, codec=codec, options={"x265-params": "log-level=none"})
+    scan = scan_video(path, scratch=tmp_path, settings=EXACT)
+    assert len(scan.frames) == 60
+    np.testing.assert_allclose(scan.frames["seconds"], np.arange(60) / 25)
+
+
 def test_embeddings_beyond_a_hundred_thousand_frames_are_memory_mapped(tmp_path, monkeypatch):
     from lightly_pipeline.worker.scan import store
 
