@@ -110,7 +110,26 @@ def _choose_frames(
         if not np.array_equal(moved, picks) and len(moved) <= _REMEASURED:
             distances = _distances_when_picked(table.embeddings[moved], pool)
         picks = moved
-    return _with(start, selection, np.concatenate([start.picks, picks]), np.concatenate([start.distances, distances]))
+    outcome = _with(
+        start, selection, np.concatenate([start.picks, picks]), np.concatenate([start.distances, distances])
+    )
+    if options.remove_exact_duplicates or plan.weights is not None or plan.min_distance is not None:
+        return outcome
+    return _with_copies(outcome, candidates)
+
+
+def _with_copies(outcome: Outcome, candidates: NDArray[np.bool_]) -> Outcome:
+    """Where the budget is larger than the number of different frames: copies of them, too, as in Lightly's worker."""
+    copies = np.flatnonzero(candidates & ~outcome.is_selected)[: outcome.budget - len(outcome.picks)]
+    if outcome.stopped_by != "exhausted" or not len(copies):
+        return outcome
+    picks = np.concatenate([outcome.picks, copies])
+    return replace(
+        outcome,
+        picks=picks,
+        distances=np.concatenate([outcome.distances, np.zeros(len(copies), np.float32)]),
+        stopped_by="budget" if len(picks) == outcome.budget else "exhausted",
+    )
 
 
 def _choose_sequences(start: Outcome, plan: Plan, options: Options, progress: Progress) -> Outcome:

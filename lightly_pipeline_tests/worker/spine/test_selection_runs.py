@@ -287,6 +287,21 @@ def test_the_datapool_only_grows_and_a_repetition_replaces_its_own_part(clips, t
     assert len(list((tmp_path / "pool/pool").glob("*.npz"))) == 2
 
 
+@pytest.mark.parametrize("method", ["balanced", "coreset", "random"])
+def test_copies_that_are_not_to_be_removed_are_selected_when_nothing_else_is_left(tmp_path, method):
+    write_clip(tmp_path / "in" / "a.mp4", frames=40, seed=1)
+    shutil.copy(tmp_path / "in" / "a.mp4", tmp_path / "in" / "b.mp4")
+    options = {"method": method, "remove_exact_duplicates": False}
+    enough = select_frames(tmp_path / "in", tmp_path / "few", {**options, "stopping_condition.n_samples": 30})
+    assert enough.manifest.counts.selected == 30
+    assert len({name[1:] for name in sampled(tmp_path / "few")}) == 30, "no copy while others are left"
+    for wanted, expected in ((60, 60), (-1, 80), (100, 80)):
+        options["stopping_condition.n_samples"] = wanted
+        result = select_frames(tmp_path / "in", tmp_path / f"{wanted}", options)
+        assert (result.manifest.counts.selected, result.manifest.counts.duplicates) == (expected, 0)
+    assert len(set(sampled(tmp_path / "-1"))) == 80
+
+
 def test_what_the_pool_knows_is_not_selected_again(clips, tmp_path):
     pool = {"datapool.name": "pool", "datapool.uri": str(tmp_path / "pool")}
     select_frames(clips, tmp_path / "one", pool)
