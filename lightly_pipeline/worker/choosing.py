@@ -31,6 +31,8 @@ from lightly_pipeline.worker.sequences import cut_sequences
 
 log = logging.getLogger(__name__)
 
+#: Vectors of a pool from which it pays to find out which of them matter.
+_LARGE_POOL = 1000
 #: Picks up to which their distances are measured again after they were moved; rows that are measured at a time.
 _REMEASURED = 8192
 
@@ -90,6 +92,8 @@ def _choose_frames(
     candidates = candidates & ~start.is_selected
     rows = np.flatnonzero(candidates)
     pool = start.pool
+    if plan.strategy == "balanced" and len(pool) > _LARGE_POOL:
+        pool = _that_matters(table.embeddings, rows, pool, progress)
     if len(start.picks):
         pool = np.concatenate([pool, table.embeddings[start.picks]])
     selection = _select(
@@ -259,19 +263,34 @@ def _known(
     """Which kept frames are nearer to the pool than any pick is: not to be selected in the place of one."""
     known = np.zeros(len(kept), dtype=np.bool_)
     if len(pool) and len(picks):
-        least = min(distances.min() for _, distances in _to_pool(embeddings, picks, pool))
-        for rows, distances in _to_pool(embeddings, np.flatnonzero(kept), pool):
+        least = min(distances.min() for _, _, distances in _to_pool(embeddings, picks, pool))
+        for rows, _, distances in _to_pool(embeddings, np.flatnonzero(kept), pool):
             known[rows] = distances < least
     return known
 
 
+def _that_matters(
+    embeddings: NDArray[np.float32], rows: NDArray[np.int64], pool: NDArray[np.float32], progress: Progress
+) -> NDArray[np.float32]:
+    """The pool's vectors of which each is the nearest to one of the rows.
+
+    A selection asks again and again how far rows are from the pool: these give the same answers, to the bit, and are
+    no more than there are rows.
+    """
+    matters = np.zeros(len(pool), dtype=np.bool_)
+    for _, nearest, _ in _to_pool(embeddings, rows, pool):
+        matters[nearest] = True
+        progress.check()
+    return pool[np.flatnonzero(matters)]
+
+
 def _to_pool(
     embeddings: NDArray[np.float32], rows: NDArray[np.int64], pool: NDArray[np.float32]
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-    """Some rows at a time, with their distances to the pool."""
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]]:
+    """Some rows at a time, with their nearest vectors of the pool and the distances to these."""
     for start in range(0, len(rows), _REMEASURED):
         block = rows[start : start + _REMEASURED]
-        yield block, nearest_neighbours(embeddings[block], pool)[1]
+        yield block, *nearest_neighbours(embeddings[block], pool)
 
 
 def _distances_when_picked(vectors: NDArray[np.float32], pool: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lightly_pipeline.worker import select_frames
+from lightly_pipeline.worker import choosing, select_frames
 from lightly_pipeline.worker.budget import share_of
 from lightly_pipeline.worker.duplicates import first_of_equal
 from lightly_pipeline.worker.errors import DatapoolUnusable, NothingToSelect, OptionError, StorageError
@@ -325,6 +325,33 @@ def test_the_pictures_that_are_at_hand_are_not_taken_where_the_pool_knows_them(t
         assert result.manifest.counts.selected > 10
         if name != "one":
             assert result.manifest.distances.nearest_to_pool > 0.001
+
+
+def test_what_matters_of_a_large_pool_gives_the_selection_that_all_of_it_gives(tmp_path, monkeypatch):
+    folder = tmp_path / "in"
+    for seed in range(3):
+        write_clip(folder / f"{seed}.mp4", frames=200, seed=seed)
+    pool = {"datapool.name": "pool", "datapool.uri": str(tmp_path / "pool")}
+    write_clip(tmp_path / "before" / "1.mp4", frames=300, seed=1, repeat=2)
+    select_frames(tmp_path / "before", tmp_path / "first", pool)
+    options = {**pool, "stopping_condition.n_samples": 0.2, "datasource.enable_datapool_update": False}
+    used = []
+    select = choosing.select
+
+    def noted(embeddings, **arguments):
+        used.append(len(arguments["pool"]))
+        return select(embeddings, **arguments)
+
+    monkeypatch.setattr(choosing, "select", noted)
+    results = []
+    for large in (0, 10**9):
+        monkeypatch.setattr(choosing, "_LARGE_POOL", large)
+        used.clear()
+        select_frames(folder, tmp_path / f"{large}", options)
+        results.append((used[0], sampled(tmp_path / f"{large}")))
+    (few, one), (all_of_it, other) = results
+    assert one == other
+    assert few < all_of_it
 
 
 def test_what_a_part_was_before_is_kept_in_the_history_unless_told_otherwise(clips, tmp_path):
