@@ -48,10 +48,12 @@ def discover(source: Source, *, relevant_filenames_file: str, leave_out: str) ->
     if videos and len(videos) < len(media):
         log.info("There are videos in the input: its %d images are left aside.", len(media) - len(videos))
     chosen = videos or media
-    unusable = [(file.name, reason) for file in chosen if (reason := _unusable_name(file.name))]
-    refused = {name for name, _ in unusable}
-    usable = tuple(file for file in chosen if file.name not in refused)
-    return Input("videos" if videos else "images", usable, tuple(unusable))
+    reasons = [(file, file.problem or _unusable_name(file.name)) for file in chosen]
+    return Input(
+        "videos" if videos else "images",
+        tuple(file for file, reason in reasons if not reason),
+        tuple((file.name, reason) for file, reason in reasons if reason),
+    )
 
 
 def _relevant(media: list[InputFile], source: Source, listing: str) -> list[InputFile]:

@@ -6,6 +6,7 @@ long local copies are kept is `scratch`'s.
 
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -24,12 +25,14 @@ class InputFile:
 
     name: path below INPUT with forward slashes, as it appears in lists and frame names. bytes: its size. version:
     text that changes when the content may have (modification time, ETag). location: how the source finds it.
+    problem: why it cannot be read; empty where nothing is known to be in the way.
     """
 
     name: str
     bytes: int
     version: str
     location: str
+    problem: str = ""
 
 
 class Source(Protocol):
@@ -82,7 +85,9 @@ class FolderSource:
                     yield InputFile(_text(path.relative_to(self.root)), 0, "missing", str(path))
                     continue
                 version = f"{status.st_mtime_ns}"
-                yield InputFile(_text(path.relative_to(self.root)), status.st_size, version, str(path))
+                # A pipe would be waited for without end.
+                problem = "" if stat.S_ISREG(status.st_mode) else "It is a pipe, a socket or a device, and no file."
+                yield InputFile(_text(path.relative_to(self.root)), status.st_size, version, str(path), problem)
 
     def fetch(self, file: InputFile, folder: Path) -> Path:
         """The file itself."""
