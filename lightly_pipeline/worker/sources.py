@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Protocol
 
-from lightly_pipeline.worker.errors import NothingToSelect, StorageError
+from lightly_pipeline.worker.errors import NothingToSelect, OptionError, StorageError
 from lightly_pipeline.worker.s3 import S3Address, is_s3, s3_client, s3_errors
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Source(Protocol):
         """The file on this machine: where it is, or a copy in `folder`."""
 
     def read(self, name: str) -> bytes:
-        """A small file below INPUT; NothingToSelect where it is missing."""
+        """A small file below INPUT that an option names; OptionError where there is none."""
 
 
 def open_source(place: str) -> Source:
@@ -96,10 +96,15 @@ class FolderSource:
 
     def read(self, name: str) -> bytes:
         """A small file below the folder."""
+        path = self.root / name
+        if path.exists() and not path.is_file():
+            raise OptionError(f"{path} is no file: give the name of a file below INPUT.")
         try:
-            return (self.root / name).read_bytes()
+            return path.read_bytes()
         except OSError as error:
-            raise NothingToSelect(f"{self.root / name} cannot be read: {error.strerror}.") from error
+            raise OptionError(
+                f"{path} cannot be read ({error.strerror}): give the name of a file below INPUT."
+            ) from error
 
 
 class S3Source:
@@ -142,7 +147,12 @@ class S3Source:
     def read(self, name: str) -> bytes:
         """A small object below the prefix."""
         with s3_errors(f"read {self.address.uri(name)}"):
-            answer = s3_client().get_object(Bucket=self.address.bucket, Key=self.address.prefix + name)
+            try:
+                answer = s3_client().get_object(Bucket=self.address.bucket, Key=self.address.prefix + name)
+            except s3_client().exceptions.NoSuchKey:
+                raise OptionError(
+                    f"{self.address.uri(name)} does not exist: give the name of a file below INPUT."
+                ) from None
             return answer["Body"].read()
 
 

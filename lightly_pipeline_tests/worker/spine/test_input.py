@@ -5,6 +5,8 @@ import socket
 
 import pytest
 
+from lightly_pipeline.worker import select_frames
+from lightly_pipeline.worker.errors import OptionError
 from lightly_pipeline_tests.worker.spine.conftest import run_worker, write_clip
 
 
@@ -32,3 +34,10 @@ def test_what_is_no_file_is_listed_and_never_waited_for(folder, tmp_path, monkey
     assert listed(tmp_path / "out", "corrupt") == ["device.mp4", "pipe.mp4", "socket.mp4"]
     assert "3 unreadable files" in ended.stdout
     assert run_worker(folder, tmp_path / "out").stdout.startswith("Found 2 input videos")
+
+
+@pytest.mark.parametrize("option", ["relevant_filenames_file", "embeddings"])
+@pytest.mark.parametrize("name", ["nope", "sub"])
+def test_a_list_that_cannot_be_read_is_a_wrong_option(folder, tmp_path, option, name):
+    with pytest.raises(OptionError, match=f"{name} (cannot be read|is no file)"):
+        select_frames(folder, tmp_path / "out", {option: name})

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from lightly_pipeline.worker import select_frames
-from lightly_pipeline.worker.errors import Interrupted, NothingToSelect, StorageError
+from lightly_pipeline.worker.errors import Interrupted, NothingToSelect, OptionError, StorageError
 from lightly_pipeline.worker.progress import Progress
 from lightly_pipeline.worker.s3 import s3_client
 from lightly_pipeline_tests.worker.spine.conftest import run_worker
@@ -84,6 +84,12 @@ def test_an_endpoint_that_does_not_answer_is_one_sentence():
     assert ended.returncode == StorageError.exit_code
     assert "127.0.0.1:9" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("option", ["relevant_filenames_file", "embeddings"])
+def test_a_list_that_is_not_in_the_bucket_is_a_wrong_option(uploaded, tmp_path, option):
+    with pytest.raises(OptionError, match="input_dir/key/nope does not exist"):
+        select_frames(uploaded, tmp_path / "out", {option: "nope"})
 
 
 def test_the_manifest_is_uploaded_after_everything_else(uploaded, monkeypatch):
