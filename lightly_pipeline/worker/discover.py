@@ -5,17 +5,24 @@ are the same input.
 """
 
 import logging
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal
 
 from lightly_pipeline.worker.errors import NothingToSelect, OptionError
+from lightly_pipeline.worker.manifest import Manifest
+from lightly_pipeline.worker.output import layout
+from lightly_pipeline.worker.output.targets import planned
 from lightly_pipeline.worker.sources import InputFile, Source
 
 log = logging.getLogger(__name__)
 
 VIDEO_EXTENSIONS = frozenset({".mp4", ".mov", ".avi", ".mpg", ".hevc", ".m4v", ".webm", ".mpeg"})
 IMAGE_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif"})
+
+_MEDIA = VIDEO_EXTENSIONS | IMAGE_EXTENSIONS
 
 #: Room that a frame's name needs beyond its video's, within the 255 bytes of a file name.
 _NAME_BYTES = 225
@@ -36,11 +43,17 @@ def discover(source: Source, *, relevant_filenames_file: str, leave_out: str) ->
     Raises NothingToSelect when there is neither, OptionError when the relevant filenames cannot be read.
     """
     files = sorted(source.files(leave_out), key=lambda file: file.name)
-    media = [file for file in files if _extension(file) in VIDEO_EXTENSIONS | IMAGE_EXTENSIONS]
+    pictures = [file for file in files if _extension(file) in _MEDIA]
+    written = set(_earlier_output(files, source))
+    media = [file for file in pictures if file.name not in written]
+    own = len(pictures) - len(media)
+    if own:
+        log.info("Left aside %d pictures that earlier runs wrote below %s.", own, source.uri)
     if not media:
         raise NothingToSelect(
-            f"{source.uri} holds no video and no image ({len(files)} other files): put videos there "
+            f"{source.uri} holds no video and no image ({len(files) - own} other files): put videos there "
             f"({' '.join(sorted(VIDEO_EXTENSIONS))}) or check the path."
+            + (f" To select from what an earlier run selected, give its {layout.SAMPLED} as INPUT." if own else "")
         )
     if relevant_filenames_file:
         media = _relevant(media, source, relevant_filenames_file)
@@ -54,6 +67,24 @@ def discover(source: Source, *, relevant_filenames_file: str, leave_out: str) ->
         tuple(file for file, reason in reasons if not reason),
         tuple((file.name, reason) for file, reason in reasons if reason),
     )
+
+
+def _earlier_output(files: list[InputFile], source: Source) -> Iterator[str]:
+    """The names that runs of this worker wrote below INPUT: by their manifests, and by the plans of killed ones."""
+    names = {file.name for file in files}
+    for file in files:
+        folder, slash, name = file.name.rpartition("/")
+        # A manifest.json may be anybody's: it is read where there is a report beside it.
+        if name != layout.PLAN and not (name == layout.MANIFEST and folder + slash + layout.REPORT_HTML in names):
+            continue
+        with suppress(OptionError):
+            content = source.read(file.name)
+            if name == layout.PLAN:
+                written = planned(content)
+            else:
+                manifest = Manifest.from_json(content)
+                written = {entry.path for entry in manifest.files} if manifest else set()
+            yield from (folder + slash + path for path in written)
 
 
 def _relevant(media: list[InputFile], source: Source, listing: str) -> list[InputFile]:

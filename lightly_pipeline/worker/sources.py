@@ -119,6 +119,8 @@ class S3Source:
     def files(self, leave_out: str) -> Iterator[InputFile]:
         """All objects below the prefix."""
         omitted = S3Address.parse(leave_out) if is_s3(leave_out) else None
+        if omitted and self.address.prefix.startswith(omitted.prefix):
+            omitted = None  # OUTPUT is INPUT, or holds it
         with s3_errors(f"list {self.uri}"):
             pages = s3_client().get_paginator("list_objects_v2")
             for page in pages.paginate(Bucket=self.address.bucket, Prefix=self.address.prefix):

@@ -224,6 +224,11 @@ def _left_behind(manifest: bytes | None, plan: bytes | None) -> set[str]:
     }
 
 
+def planned(content: bytes) -> set[str]:
+    """The names in the plan of a publication that did not end, as far as they may be the worker's."""
+    return _left_behind(None, content)
+
+
 def _named_by(content: bytes | None) -> set[str] | None:
     """The names in a manifest or a plan; None where it is neither."""
     try:

@@ -1,12 +1,16 @@
 """What is taken for input: which files are left out, why, and who is told."""
 
+import json
 import os
 import socket
 
 import pytest
+from PIL import Image
 
 from lightly_pipeline.worker import select_frames
-from lightly_pipeline.worker.errors import OptionError
+from lightly_pipeline.worker.discover import discover
+from lightly_pipeline.worker.errors import NothingToSelect, OptionError
+from lightly_pipeline.worker.sources import FolderSource
 from lightly_pipeline_tests.worker.spine.conftest import run_worker, write_clip
 
 
@@ -41,3 +45,48 @@ def test_what_is_no_file_is_listed_and_never_waited_for(folder, tmp_path, monkey
 def test_a_list_that_cannot_be_read_is_a_wrong_option(folder, tmp_path, option, name):
     with pytest.raises(OptionError, match=f"{name} (cannot be read|is no file)"):
         select_frames(folder, tmp_path / "out", {option: name})
+
+
+@pytest.mark.parametrize("place", [".", "results/today"])
+def test_what_an_earlier_run_wrote_is_never_taken_for_input(tmp_path, place):
+    """Its contact sheet, plots and frames once were the input of the next run into another folder."""
+    folder = tmp_path / "in"
+    for number in range(3):
+        Image.new("RGB", (64, 48), (number * 80, 90, 40)).save(_made(folder / f"mine/{number}.png"))
+    options = {"dump_dataset": True, "stopping_condition.n_samples": 2}
+    first = select_frames(folder, folder, {**options, "run_directory": place})
+    assert first.manifest.counts.frames == 3
+    assert select_frames(folder, folder, {**options, "run_directory": place}).already_done
+    for run_directory in (place, "another"):
+        again = select_frames(folder, folder, {**options, "run_directory": run_directory, "n_example_images": 0})
+        assert [file.name for file in again.manifest.input] == ["mine/0.png", "mine/1.png", "mine/2.png"]
+
+
+def test_what_a_killed_run_wrote_is_not_taken_for_input(folder, tmp_path):
+    Image.new("RGB", (64, 48)).save(_made(tmp_path / "in/out/data/sampled/a.png"))
+    write_clip(tmp_path / "in/out/mine.mp4", frames=3)
+    (tmp_path / "in/out/.incomplete.json").write_text(json.dumps(["data/sampled/a.png", "mine.mp4"]))
+    found = discover(FolderSource(folder), relevant_filenames_file="", leave_out="")
+    assert [file.name for file in found.files] == ["a.mp4", "out/mine.mp4", "sub/b.mp4"]
+
+
+def test_the_manifest_of_somebody_else_keeps_nothing_out(folder):
+    Image.new("RGB", (64, 48)).save(_made(folder / "site/data/a.png"))
+    (folder / "site/manifest.json").write_text(json.dumps({"files": ["data/a.png"]}))
+    (folder / "site/report.html").touch()
+    (folder / "a.mp4").unlink()
+    (folder / "sub/b.mp4").unlink()
+    found = discover(FolderSource(folder), relevant_filenames_file="", leave_out="")
+    assert [file.name for file in found.files] == ["site/data/a.png"]
+
+
+def test_who_gives_a_whole_result_as_input_is_told_where_its_frames_are(clips, tmp_path):
+    select_frames(clips, tmp_path / "one", {"dump_dataset": True, "stopping_condition.n_samples": 2})
+    with pytest.raises(NothingToSelect, match="give its data/sampled as INPUT"):
+        select_frames(tmp_path / "one", tmp_path / "two", {})
+    assert select_frames(tmp_path / "one/data/sampled", tmp_path / "two", {}).manifest.counts.frames == 2
+
+
+def _made(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path

@@ -51,6 +51,14 @@ def test_only_changed_input_or_options_make_a_second_run_work(uploaded, scratch)
     assert [path for path in scratch.rglob("*") if path.is_file()] == []
 
 
+def test_a_prefix_may_be_input_and_output(uploaded):
+    """All of INPUT was left out as OUTPUT's; with OUTPUT below it the earlier run's pictures were taken for input."""
+    for options in (SELECT, {**SELECT, "seed": 1}):
+        assert select_frames(uploaded, uploaded, options).manifest.counts.videos == 3
+    assert select_frames(uploaded, "s3://frames/", SELECT).manifest.counts.videos == 3
+    assert select_frames("s3://frames/", "s3://frames/", {**SELECT, "run_directory": "x"}).manifest.counts.videos == 3
+
+
 def test_names_are_data_and_lead_nowhere(bucket, clips, tmp_path):
     video = (clips / "a.mp4").read_bytes()
     names = ["a b.mp4", "$(touch hacked).mp4", "it's;.mp4", "umlaut-ü.mp4", "../up.mp4", "a//b.mp4"]
