@@ -5,6 +5,7 @@ are the same input.
 """
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -88,33 +89,64 @@ def _earlier_output(files: list[InputFile], source: Source) -> Iterator[str]:
 
 
 def _relevant(media: list[InputFile], source: Source, listing: str) -> list[InputFile]:
-    """The files that the list names: gitignore patterns, of which plain names and `folder/*` are special cases."""
+    """The files that the list names: by their names, by folders, or by gitignore patterns; the last line wins.
+
+    A line that is the name of a file stands for that file, whatever it would mean as a pattern. Lines that name
+    nothing are told: they are more often mistakes than not.
+    """
     import pathspec
 
     if PurePosixPath(listing).is_absolute() or ".." in PurePosixPath(listing).parts:
         raise OptionError(f"relevant_filenames_file={listing} leads out of INPUT: give a name below it.")
-    lines = source.read(listing).decode("utf-8-sig", errors="replace").splitlines()
-    # A name listed twice is one name; Lightly's worker once stumbled over that.
-    patterns = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
-    for pattern in patterns:
-        if {".", ".."} & set(pattern.lstrip("!").split("/")):
-            raise OptionError(f"{listing}: the line {pattern!r} has a `./` or `../`: give names below INPUT.")
-    # A plain name stands for that file alone, not for its namesakes in subfolders.
-    anchored = [_anchored(pattern) for pattern in patterns]
-    matching = pathspec.GitIgnoreSpec.from_lines(anchored)
-    chosen = [file for file in media if matching.match_file(file.name)]
+    names = {file.name for file in media}
+    folders = {f"{parent}" for name in names for parent in PurePosixPath(name).parents}
+    exact: dict[str, int] = {}
+    patterns: dict[int, str] = {}
+    useless: list[str] = []
+    for number, raw in enumerate(_lines(source.read(listing))):
+        line = raw.strip()
+        if raw in names or line in names:
+            exact[raw if raw in names else line] = number
+        elif {".", ".."} & set(line.lstrip("!").split("/")) and not line.startswith("#"):
+            raise OptionError(f"{listing}: the line {line!r} has a `./` or `../`: give names below INPUT.")
+        elif line.rstrip("/") in folders:
+            # A plain name stands for that folder alone, not for its namesakes in subfolders.
+            patterns[number] = "/" + re.sub(r"([][*?!#\\])", r"\\\1", line)
+        elif any(sign in line for sign in "*?[\\") or line.startswith(("!", "/", "#")):
+            patterns[number] = line
+        elif line:
+            useless.append(line)
+    matching, numbers = pathspec.GitIgnoreSpec.from_lines(patterns.values()), list(patterns)
+    chosen = []
+    for file in media:
+        check = matching.check_file(file.name)
+        last = -1 if check.index is None else numbers[check.index]
+        if check.include if last > exact.get(file.name, -1) else file.name in exact:
+            chosen.append(file)
+    for line, pattern in zip(patterns.values(), matching.patterns, strict=True):
+        if pattern.include is not None and not any(pattern.match_file(name) for name in names):
+            useless.append(line)
     if not chosen:
         raise NothingToSelect(
             f"None of the {len(media)} videos and images in {source.uri} is named by {listing} "
-            f"({len(patterns)} lines): its lines are names relative to INPUT or gitignore patterns."
+            f"({len(exact) + len(patterns) + len(useless)} lines): its lines are names relative to INPUT or gitignore "
+            f"patterns."
+        )
+    if useless:
+        log.warning(
+            "%d lines of %s name no video and no image in %s: %s%s.",
+            len(useless),
+            listing,
+            source.uri,
+            ", ".join(repr(line) for line in useless[:5]),
+            ", …" if len(useless) > 5 else "",
         )
     return chosen
 
 
-def _anchored(pattern: str) -> str:
-    if any(sign in pattern for sign in "*?[") or pattern.startswith(("!", "/", "#")):
-        return pattern
-    return f"/{pattern}"
+def _lines(content: bytes) -> list[str]:
+    """The lines as names of files are written; names may hold what Python takes for a line's end."""
+    return [line.removesuffix("\r") for line in content.decode("utf-8-sig", "replace").split("\n")]
 
 
 def _extension(file: InputFile) -> str:

@@ -90,3 +90,38 @@ def test_who_gives_a_whole_result_as_input_is_told_where_its_frames_are(clips, t
 def _made(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def relevant(folder, *lines):
+    """The names of the files that a list with these lines leaves."""
+    (folder / "list.txt").write_bytes(b"\n".join(line.encode() for line in lines))
+    found = discover(FolderSource(folder), relevant_filenames_file="list.txt", leave_out="")
+    return [file.name for file in found.files]
+
+
+def test_lines_of_a_list_that_name_nothing_are_told(folder, caplog):
+    lines = ["a.mp4", "b.mp4", "gone/", "*.avi", "!other.mp4", "# a remark", "", "a.mp4"]
+    assert relevant(folder, *lines) == ["a.mp4"]
+    assert "4 lines of list.txt name no video and no image" in caplog.text
+    for line in lines[1:5]:
+        assert repr(line) in caplog.text
+    assert "remark" not in caplog.text
+    caplog.clear()
+    assert relevant(folder, "sub/*.mp4", "/a.mp4", "!sub/b*") == ["a.mp4"]
+    assert caplog.text == ""
+
+
+def test_the_name_of_a_file_in_a_list_stands_for_it_whatever_it_means_as_a_pattern(folder, caplog):
+    names = [" a.mp4", "!a.mp4", "#1.mp4", "[ab].mp4", "a*.mp4", "a\u2028b.mp4", "sub [1]/b.mp4"]
+    for name in names:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes((folder / "a.mp4").read_bytes())
+    assert relevant(folder, *names) == sorted(names)
+    assert relevant(folder, *(f"{name}\r" for name in names)) == sorted(names)
+    assert relevant(folder, "sub [1]") == ["sub [1]/b.mp4"]
+    assert caplog.text == ""
+
+
+def test_the_last_line_of_a_list_that_names_a_file_wins(folder):
+    assert relevant(folder, "a.mp4", "sub", "!a.*") == ["sub/b.mp4"]
+    assert relevant(folder, "!a.*", "sub", "a.mp4") == ["a.mp4", "sub/b.mp4"]
