@@ -16,7 +16,7 @@ from lightly_pipeline.worker.errors import NothingToSelect, OptionError
 from lightly_pipeline.worker.manifest import Manifest
 from lightly_pipeline.worker.output import layout
 from lightly_pipeline.worker.output.targets import planned
-from lightly_pipeline.worker.sources import InputFile, Source
+from lightly_pipeline.worker.sources import InputFile, Source, as_text
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +27,8 @@ _MEDIA = VIDEO_EXTENSIONS | IMAGE_EXTENSIONS
 
 #: Room that a frame's name needs beyond its video's, within the 255 bytes of a file name.
 _NAME_BYTES = 225
+
+_TWIN = "Another file has the same name when bytes that are not UTF-8 are written as text: rename one of them."
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ def discover(source: Source, *, relevant_filenames_file: str, leave_out: str) ->
 
     Raises NothingToSelect when there is neither, OptionError when the relevant filenames cannot be read.
     """
-    files = sorted(source.files(leave_out), key=lambda file: file.name)
+    files = sorted(source.files(leave_out), key=lambda file: (file.name, file.location))
     pictures = [file for file in files if _extension(file) in _MEDIA]
     written = set(_earlier_output(files, source))
     media = [file for file in pictures if file.name not in written]
@@ -62,7 +64,10 @@ def discover(source: Source, *, relevant_filenames_file: str, leave_out: str) ->
     if videos and len(videos) < len(media):
         log.info("There are videos in the input: its %d images are left aside.", len(media) - len(videos))
     chosen = videos or media
-    reasons = [(file, file.problem or _unusable_name(file.name)) for file in chosen]
+    reasons = [
+        (file, file.problem or _unusable_name(file.name) or (_TWIN if before and before.name == file.name else None))
+        for before, file in zip([None, *chosen], chosen, strict=False)
+    ]
     return Input(
         "videos" if videos else "images",
         tuple(file for file, reason in reasons if not reason),
@@ -146,7 +151,7 @@ def _relevant(media: list[InputFile], source: Source, listing: str) -> list[Inpu
 
 def _lines(content: bytes) -> list[str]:
     """The lines as names of files are written; names may hold what Python takes for a line's end."""
-    return [line.removesuffix("\r") for line in content.decode("utf-8-sig", "replace").split("\n")]
+    return [line.removesuffix("\r") for line in as_text(content).removeprefix("\ufeff").split("\n")]
 
 
 def _extension(file: InputFile) -> str:

@@ -158,9 +158,13 @@ class S3Source:
             return answer["Body"].read()
 
 
+def as_text(name: bytes) -> str:
+    r"""A name for lists: bytes that are not UTF-8 are written as \xff, so that different names stay different."""
+    return name.decode("utf-8", "backslashreplace")
+
+
 def _text(relative: Path) -> str:
-    """A path as text for lists: bytes that are not UTF-8 become replacement characters."""
-    return relative.as_posix().encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return as_text(relative.as_posix().encode("utf-8", "surrogateescape"))
 
 
 def _unreadable_folder(error: OSError) -> None:

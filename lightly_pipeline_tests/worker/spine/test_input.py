@@ -125,3 +125,19 @@ def test_the_name_of_a_file_in_a_list_stands_for_it_whatever_it_means_as_a_patte
 def test_the_last_line_of_a_list_that_names_a_file_wins(folder):
     assert relevant(folder, "a.mp4", "sub", "!a.*") == ["sub/b.mp4"]
     assert relevant(folder, "!a.*", "sub", "a.mp4") == ["a.mp4", "sub/b.mp4"]
+
+
+def test_files_whose_names_are_no_text_stay_apart(tmp_path):
+    """Both were bad\ufffd.png, and the frame of one was written over that of the other."""
+    folder = tmp_path / "in"
+    names = [b"bad\xff.png", b"bad\xfe.png", b"bad\\xfe.png"]  # the last one is text, and reads as the second does
+    for number, name in enumerate(names):
+        Image.new("RGB", (64, 48), (number * 80, 90, 40)).save(_made(folder / os.fsdecode(name)))
+    result = select_frames(folder, tmp_path / "out", {"dump_dataset": True})
+    assert listed(tmp_path / "out", "sampled") == ["bad\\xfe.png", "bad\\xff.png"]
+    assert len(list((tmp_path / "out/data/sampled").iterdir())) == 2
+    assert listed(tmp_path / "out", "corrupt") == ["bad\\xfe.png"]
+    assert result.manifest.counts.unreadable == 1
+    (folder / "list").write_bytes(names[0])
+    result = select_frames(folder, tmp_path / "out", {"relevant_filenames_file": "list"})
+    assert [file.name for file in result.manifest.input] == ["bad\\xff.png"]
