@@ -13,6 +13,9 @@ from lightly_pipeline.worker.frames import FrameTable
 from lightly_pipeline.worker.options import Options
 from lightly_pipeline.worker.selection_config import SelectionConfig, Strategy
 
+#: Logarithm of the least weight beside the largest, which is 1: float32 holds hardly any less.
+_LEAST = -80.0
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -76,7 +79,7 @@ def _from_selection_config(config: SelectionConfig, options: Options, table: Fra
     for part in config.strategies:
         if part.strategy.type == "THRESHOLD":
             allowed &= _passes(part, table)
-    seed, weights = options.seed, None
+    seed, logarithms = options.seed, None
     random = next((part for part in config.strategies if part.input.type == "RANDOM"), None)
     if random is not None:
         seed = options.seed if random.input.random_seed is None else random.input.random_seed
@@ -84,18 +87,32 @@ def _from_selection_config(config: SelectionConfig, options: Options, table: Fra
     for part in config.strategies:
         if part.strategy.type == "WEIGHTS":
             # Maximising d^a·w^b is maximising d·w^(b/a).
-            objective = _objective(part, table, seed) ** (part.strategy.strength / strength)
-            weights = objective if weights is None else weights * objective
-    otherwise = "random" if weights is None else "weights"
+            objective = np.log(_objective(part, table, seed)) * (part.strategy.strength / strength)
+            logarithms = objective if logarithms is None else logarithms + objective
+    otherwise = "random" if logarithms is None else "weights"
     strategy = "coreset" if diversity is not None else otherwise
     return Plan(
         budget=budget,
         min_distance=diversity.strategy.stopping_condition_minimum_distance if diversity else None,
         strategy=strategy,
         allowed=allowed,
-        weights=None if weights is None else weights.astype(np.float32),
+        weights=None if logarithms is None else _weights(logarithms, alone=diversity is None),
         seed=seed,
     )
+
+
+def _weights(logarithms: NDArray[np.float64], *, alone: bool) -> NDArray[np.float32]:
+    """Weights with these logarithms, float32 [n], or any in the same order where nothing is multiplied with them.
+
+    However strong the objectives are, none is 0 (which would leave a row out) and none infinite.
+    """
+    if alone:
+        weights = np.unique(logarithms, return_inverse=True)[1] + 1
+    else:
+        below = logarithms - logarithms.max(initial=-np.inf)
+        # Stronger ones would differ by more than float32 holds: as strong as it can.
+        weights = np.exp(below * min(1.0, _LEAST / min(-1.0, below.min(initial=0.0))))
+    return np.asarray(weights, dtype=np.float32)
 
 
 def _metadata(key: str | None, table: FrameTable) -> NDArray[np.float64]:
@@ -122,7 +139,7 @@ def _passes(part: Strategy, table: FrameTable) -> NDArray[np.bool_]:
 
 
 def _objective(part: Strategy, table: FrameTable, seed: int) -> NDArray[np.float64]:
-    """Weights in 0..1, float64 [n]; never quite 0, so that a negative strength stays finite."""
+    """Weights in 0..1, float64 [n]; never quite 0, so that they have logarithms."""
     if part.input.type == "RANDOM":
         return np.random.default_rng(seed).uniform(1e-6, 1.0, len(table))
     values = np.nan_to_num(_metadata(part.input.key, table))

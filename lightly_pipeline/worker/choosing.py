@@ -49,6 +49,8 @@ def choose(
     original = np.arange(len(table), dtype=np.int64)
     if options.remove_exact_duplicates and options.selected_sequence_length == 1:
         original = first_of_equal(table.frames["pixel_hash"], usable)
+        if given is not None:
+            original = _selected_first(original, usable & given.known & given.selected)
         log.info("Found %d exact duplicates.", int((original != np.arange(len(table))).sum()))
     plan = make_plan(options, table)
     if given is not None:
@@ -75,6 +77,11 @@ def choose(
         pool=pool,
     )
     if options.selected_sequence_length > 1:
+        if len(preselected):
+            raise OptionError(
+                f"embeddings={options.embeddings} marks {len(preselected)} frames as selected, which does not go "
+                f"with sequences: leave out its column 'selected', or selected_sequence_length."
+            )
         outcome = _choose_sequences(start, plan, options, progress)
     else:
         outcome = _choose_frames(start, candidates, plan, options, progress)
@@ -82,6 +89,15 @@ def choose(
     for note in outcome.notes:
         log.info("%s", note)
     return outcome
+
+
+def _selected_first(original: NDArray[np.int64], selected: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """With the first that the user selected as the original of its copies."""
+    rows = np.flatnonzero(selected)
+    originals, places = np.unique(original[rows], return_index=True)
+    instead = np.arange(len(original))
+    instead[originals] = rows[places]
+    return instead[original]
 
 
 def _choose_frames(
@@ -295,14 +311,4 @@ def _to_pool(
 
 def _distances_when_picked(vectors: NDArray[np.float32], pool: NDArray[np.float32]) -> NDArray[np.float32]:
     """Of each row of float32 [k, d] to the nearest earlier row or pool vector, float32 [k]."""
-    vectors = np.ascontiguousarray(vectors)
-    distances = nearest_neighbours(vectors, pool)[1] if len(pool) else np.full(len(vectors), np.inf, np.float32)
-    squares = np.einsum("ij,ij->i", vectors, vectors)
-    for start in range(0, len(vectors), 512):
-        end = min(start + 512, len(vectors))
-        gaps = squares[start:end, None] + squares[:end] - 2.0 * (vectors[start:end] @ vectors[:end].T)
-        later = np.arange(end)[None, :] >= np.arange(start, end)[:, None]
-        gaps[later] = np.inf
-        near = np.sqrt(np.maximum(gaps.min(axis=1), 0.0))
-        distances[start:end] = np.minimum(distances[start:end], near)
-    return distances
+    return np.minimum(nearest_neighbours(vectors, pool)[1], nearest_neighbours(vectors, vectors, earlier=True)[1])

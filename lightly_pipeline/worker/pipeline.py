@@ -213,7 +213,7 @@ def _manifest(
             stopped_by=outcome.stopped_by,
             notes=outcome.notes,
         ),
-        checks=check(outcome, duplicates_removed=options.remove_exact_duplicates),
+        checks=check(outcome, duplicates_removed=options.remove_exact_duplicates and outcome.sequences is None),
         datapool=ManifestPool(uri=datapool.uri, name=datapool.name, part=part, updated=updated) if datapool else None,
         input=tuple(_inputs(scanned, found)),
         files=(),

@@ -116,13 +116,10 @@ class Verdict:
 def judge(manifest: Manifest, coverage: Sequence[Coverage]) -> list[Verdict]:
     """What a reader should know before anything else."""
     counts, checks = manifest.counts, manifest.checks
-    lines = [
-        Verdict(checks.budget_kept, f"{counts.selected:,} of {counts.frames:,} frames selected"),
-        Verdict(
-            checks.no_exact_duplicates,
-            "no exact duplicates among them" if checks.no_exact_duplicates else "exact duplicates among them",
-        ),
-    ]
+    lines = [Verdict(checks.budget_kept, f"{counts.selected:,} of {counts.frames:,} frames selected")]
+    if manifest.options["remove_exact_duplicates"] and manifest.options["selected_sequence_length"] == 1:
+        distinct = checks.no_exact_duplicates
+        lines.append(Verdict(distinct, f"{'no ' if distinct else ''}exact duplicates among them"))
     if manifest.selection.min_distance is not None:
         kept = checks.min_distance_kept
         lines.append(
@@ -140,7 +137,8 @@ def judge(manifest: Manifest, coverage: Sequence[Coverage]) -> list[Verdict]:
             )
         lines.append(Verdict(share <= 1.0, text))
         fewer = own.redundant <= min(every.redundant, random.redundant)
-        lines.append(Verdict(fewer, f"{own.redundant:.0%} of the selected frames nearly repeat another"))
+        text = f"{own.redundant:.0%} of the selected frames nearly repeat another, {every.redundant:.0%} of every N-th"
+        lines.append(Verdict(fewer, text))
     if counts.unreadable:
         lines.append(Verdict(False, f"{counts.unreadable:,} files could not be read"))
     if counts.corrupt:

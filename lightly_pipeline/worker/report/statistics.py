@@ -86,7 +86,7 @@ def measure_distances(outcome: Outcome, memory_in_gb: float) -> tuple[PairwiseDi
 
 
 def check(outcome: Outcome, *, duplicates_removed: bool) -> Checks:
-    """The promises, measured on the result itself where that is affordable."""
+    """The promises, measured on the result itself where that is affordable; without copies if these were removed."""
     table = outcome.table
     hashes = table.frames["pixel_hash"][outcome.picks]
     distinct = len({bytes(value) for value in hashes}) == len(hashes)
@@ -109,16 +109,9 @@ def _least_distance(outcome: Outcome) -> float:
     size = count * outcome.table.embeddings.shape[1]
     if outcome.sequences is not None or size * (count + len(outcome.pool)) > _WORK:
         return float(outcome.distances.min())
-    vectors = np.ascontiguousarray(outcome.table.embeddings[outcome.picks])
-    least = math.inf
-    if len(vectors) > 1:
-        for start in range(0, len(vectors), 512):
-            block = vectors[start : start + 512]
-            products = block @ vectors.T
-            squares = np.einsum("ij,ij->i", vectors, vectors)
-            distances = squares[start : start + 512, None] + squares - 2.0 * products
-            distances[np.arange(len(block)), np.arange(start, start + len(block))] = np.inf
-            least = min(least, float(np.sqrt(max(0.0, distances.min()))))
-    if len(outcome.pool):
-        least = min(least, float(nearest_neighbours(vectors, outcome.pool)[1].min()))
-    return least
+    vectors = outcome.table.embeddings[outcome.picks]
+    nearest = np.minimum(
+        nearest_neighbours(vectors, vectors, earlier=True)[1], nearest_neighbours(vectors, outcome.pool)[1]
+    )
+    # What the user selected beforehand, at an infinite distance, was not asked to keep any.
+    return float(nearest[np.isfinite(outcome.distances)].min(initial=np.inf))

@@ -179,13 +179,5 @@ def _sharpen_tail(
     if too_near.all():
         return rows, distances
     chosen = points[moved]
-    again = nearest_neighbours(chosen, known)[1]
-    for start in range(0, len(chosen), 512):
-        block = chosen[start : start + 512]
-        again[start : start + 512] = np.minimum(
-            again[start : start + 512], nearest_neighbours(block, chosen[:start])[1]
-        )
-        for position in range(1, len(block)):
-            nearest = np.sqrt(squared_distances(block[:position], block[position]).min())
-            again[start + position] = min(again[start + position], nearest)
-    return moved, again
+    to_known, to_earlier = nearest_neighbours(chosen, known)[1], nearest_neighbours(chosen, chosen, earlier=True)[1]
+    return moved, np.minimum(to_known, to_earlier)

@@ -23,6 +23,7 @@ LANES = 16
 #: Rows in a run whose middle is near to all of them, mostly: neighbours in time.
 VIEW = 512
 _BLOCK_BYTES = 8 << 20
+_FINITE = np.finfo(np.float32).max
 _UNIT = float(np.finfo(np.float32).eps) / 2
 
 
@@ -71,10 +72,11 @@ def row_blocks(rows: int, bytes_per_row: int, limit: int = _BLOCK_BYTES) -> Iter
         yield slice(start, min(start + step, rows))
 
 
-def nearest_neighbours(queries: Floats, references: Floats) -> tuple[Indices, Floats]:
+def nearest_neighbours(queries: Floats, references: Floats, *, earlier: bool = False) -> tuple[Indices, Floats]:
     """The nearest reference of every query: (index int64 [q], Euclidean distance float32 [q]); ties to the lowest.
 
-    Without references: index -1, distance infinity. Memory stays bounded; both may be memory-mapped.
+    earlier: only references whose row is lower than the query's count, as where both are the same rows. Without any:
+    index -1, distance infinity. Memory stays bounded; both may be memory-mapped.
     """
     squared = np.full(len(queries), np.inf, dtype=np.float32)
     index = np.full(len(queries), -1, dtype=np.int64)
@@ -96,9 +98,12 @@ def nearest_neighbours(queries: Floats, references: Floats) -> tuple[Indices, Fl
             least *= -2
             least += (1 - error) * norms[:, None]
             least += (1 - error) * other_norms[None, :]
+            if earlier:
+                later = np.arange(known.start, known.stop) >= np.arange(wanted.start, wanted.stop)[:, None]
+                least[later] = np.inf
             best = least.argmin(axis=1)
             most = least[np.arange(len(block)), best] + 2 * error * (norms + other_norms[best])
-            limit = np.minimum(most, squared[wanted])
+            limit = np.minimum(np.minimum(most, squared[wanted]), _FINITE)
             rows, columns = np.nonzero(least <= limit[:, None])
             for part in row_blocks(len(rows), dimensions * 8):
                 exact = squared_distances(block[rows[part]], others[columns[part]])

@@ -40,6 +40,17 @@ def test_the_nearest_is_that_of_all_pairs_to_the_bit_and_ties_go_to_the_lowest(k
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_the_nearest_earlier_row_is_found_too(kind):
+    rows = KINDS[kind][0].astype(np.float32)
+    index, found = nearest_neighbours(rows, rows, earlier=True)
+    assert (index[0], found[0]) == (-1, np.inf)
+    for row in range(1, len(rows)):
+        every = squared_distances(rows[:row], rows[row])
+        assert index[row] == every.argmin()
+        assert found[row] == np.sqrt(every.min())
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_greedy_picks_are_those_of_all_pairs_to_the_bit(kind):
     rows = KINDS[kind][0].astype(np.float32)
     chosen = select(rows, budget=80, strategy="coreset", engine="numpy")

@@ -7,6 +7,7 @@ import random
 import shutil
 
 import numpy as np
+import pyarrow.parquet as parquet
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -473,6 +474,64 @@ def test_a_folder_whose_name_is_no_text_is_one_sentence(clips, tmp_path):
     assert ended.stderr.count("\n") == 1
 
 
+def test_a_copy_that_the_user_selected_stands_for_its_original(tmp_path):
+    for number in range(6):
+        Image.new("RGB", (40, 30), (number * 40, 90, 200 - number * 30)).save(tmp_path / f"{number}.png")
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number, shown in enumerate([0, 1, 2, 1, 3, 1]):
+        shutil.copy(tmp_path / f"{shown}.png", folder / f"{number}.png")
+    given = _given(tmp_path, [f"{number}.png" for number in range(6)], selected=[0, 0, 0, 1, 0, 1])
+    select_frames(folder, tmp_path / "out", {"embeddings": str(given), "stopping_condition.n_samples": 2})
+    assert "3.png" in sampled(tmp_path / "out")
+    assert not {"1.png", "5.png"} & set(sampled(tmp_path / "out"))
+    assert (tmp_path / "out/filenames/duplicate_filenames.txt").read_text().split() == ["1.png", "5.png"]
+
+
+def test_frames_that_the_user_selected_need_no_distance_from_each_other(clips, tmp_path):
+    given = _given(tmp_path, [f"a-{i:02}-mp4.png" for i in range(24)], selected=[1, 1, *[0] * 22])
+    options = {"embeddings": str(given), "stopping_condition.min_distance": 0.3, "normalize_embeddings": False}
+    result = select_frames(clips, tmp_path / "out", options)
+    assert result.manifest.counts.selected > 4
+    assert result.manifest.checks.min_distance_kept
+
+
+def test_sequences_and_selected_frames_do_not_go_together(clips, tmp_path):
+    given = _given(tmp_path, [f"a-{i:02}-mp4.png" for i in range(24)], selected=[1] + [0] * 23)
+    with pytest.raises(OptionError, match="leave out its column 'selected'"):
+        select_frames(clips, tmp_path / "out", {"embeddings": str(given), "selected_sequence_length": 3})
+
+
+@pytest.mark.parametrize("strength", [1e9, 200.0, 8.0, -7.0, -1e9])
+@pytest.mark.parametrize("diversity", [True, False])
+def test_no_strength_of_weights_shortens_the_selection(clips, tmp_path, strength, diversity):
+    weights = {
+        "input": {"type": "METADATA", "key": "lightly.sharpness"},
+        "strategy": {"type": "WEIGHTS", "strength": strength},
+    }
+    others = [{"input": {"type": "EMBEDDINGS"}, "strategy": {"type": "DIVERSITY"}}] if diversity else []
+    config = {"n_samples": 20, "strategies": [weights, *others]}
+    result = select_frames(clips, tmp_path / "out", {"selection_config": config})
+    assert result.manifest.counts.selected == 20
+    rows = parquet.read_table(tmp_path / "out/data/frames.parquet").to_pylist()
+    chosen = [row["sharpness"] for row in rows if row["status"] == "selected"]
+    others = [row["sharpness"] for row in rows if row["status"] != "selected"]
+    assert (np.mean(chosen) > np.mean(others)) == (strength > 0)
+
+
+def test_copies_that_are_kept_by_design_are_no_broken_promise(tmp_path):
+    write_clip(tmp_path / "in" / "a.mp4", frames=60, seed=1, repeat=4)
+    options = {"selected_sequence_length": 3, "stopping_condition.n_samples": 30}
+    result = select_frames(tmp_path / "in", tmp_path / "sequences", options)
+    assert result.manifest.checks.no_exact_duplicates
+    assert "exact duplicates among them" not in (tmp_path / "sequences/report.html").read_text()
+    shutil.copy(tmp_path / "in" / "a.mp4", tmp_path / "in" / "b.mp4")
+    result = select_frames(tmp_path / "in", tmp_path / "copies", {"remove_exact_duplicates": False})
+    assert "exact duplicates among them" not in (tmp_path / "copies/report.html").read_text()
+    result = select_frames(tmp_path / "in", tmp_path / "plain", {"stopping_condition.n_samples": 10})
+    assert "no exact duplicates among them" in (tmp_path / "plain/report.html").read_text()
+
+
 def test_sequences_are_selected_whole_and_described_for_ffmpeg(clips, tmp_path):
     options = {"selected_sequence_length": 5, "stopping_condition.n_samples": 15, "dump_dataset": True}
     manifest = select_frames(clips, tmp_path / "out", options).manifest
@@ -546,7 +605,6 @@ def test_thresholds_and_weights_of_the_later_selection_config(clips, tmp_path):
         ],
     }
     select_frames(clips, tmp_path / "out", {"selection_config": brightest})
-    import pyarrow.parquet as parquet
 
     rows = parquet.read_table(tmp_path / "out/data/frames.parquet").to_pylist()
     allowed = sorted((row["brightness"] for row in rows if row["frame_index"] < 10), reverse=True)
