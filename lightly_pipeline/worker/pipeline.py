@@ -15,7 +15,7 @@ from typing import Any
 from lightly_pipeline.worker.ahead import loading_ahead
 from lightly_pipeline.worker.arguments import make_options, require_text, result_options
 from lightly_pipeline.worker.choosing import choose
-from lightly_pipeline.worker.datapool import Datapool
+from lightly_pipeline.worker.datapool import Datapool, DatapoolError
 from lightly_pipeline.worker.discover import Input, discover
 from lightly_pipeline.worker.errors import NothingToSelect
 from lightly_pipeline.worker.frames import FrameTable, ScannedFiles, make_frame_table
@@ -90,7 +90,8 @@ def select_frames(
         scratch = stack.enter_context(
             open_scratch(options.scratch, f"{source.uri}\n{target.uri}\n{job}", _bytes(options))
         )
-        if done := _already_done(target, job, found):
+        datapool, part = find_pool(options, source.uri, target.uri)
+        if done := _already_done(target, job, found, datapool, part):
             return done
         log_file = stack.enter_context(_log_file(scratch))
         scanner = Scanner(source, options, scratch, progress)
@@ -104,7 +105,6 @@ def select_frames(
             given = give_embeddings(table, options.embeddings, source, normalize=options.normalize_embeddings)
             table = given.table
 
-        datapool, part = find_pool(options, source.uri, target.uri)
         pool = load_pool(datapool, part, table, scratch.work)
         writer = Writer(table, options, scanner, progress)
         while True:
@@ -145,16 +145,33 @@ def _attachments(options: Options, source: Source) -> list[str]:
     return digests
 
 
-def _already_done(target: Target, job: str, found: Input) -> SelectionResult | None:
-    """The result of an earlier run of the same job on the same files."""
+def _already_done(
+    target: Target, job: str, found: Input, datapool: Datapool | None, part: str
+) -> SelectionResult | None:
+    """The result of an earlier run of the same job on the same files, where all of it is still there."""
     content = target.read(layout.MANIFEST)
     manifest = Manifest.from_json(content) if content else None
     if manifest is None or manifest.job != job:
         return None
     if not same_input(manifest, found.files, [name for name, _ in found.unusable]):
         return None
+    if not target.holds({file.path: file.bytes for file in manifest.files}):
+        log.info("An earlier result in %s is no longer complete: it is made again.", target.uri)
+        return None
+    if datapool is not None and manifest.datapool and manifest.datapool.updated and not _is_in(datapool, part):
+        log.info("The datapool '%s' lacks what an earlier run added: it is added again.", datapool.name)
+        return None
     log.info("Already done: %s was made from the same input with the same options.", target.uri)
     return SelectionResult(target.uri, manifest, already_done=True, contact_sheet=target.read(layout.CONTACT_SHEET))
+
+
+def _is_in(datapool: Datapool, part: str) -> bool:
+    """Whether the pool has the part; one that cannot be read is told where the pool is used."""
+    try:
+        datapool.read(part)
+    except (DatapoolError, OSError):
+        return False
+    return True
 
 
 def _table(scanned: list[ScannedFiles], found: Input, source: Source, scratch: Scratch) -> FrameTable:

@@ -10,7 +10,7 @@ import json
 import mimetypes
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
@@ -36,6 +36,9 @@ class Target(Protocol):
 
     def read(self, name: str) -> bytes | None:
         """A small file of the tree that is there, None without it."""
+
+    def holds(self, sizes: Mapping[str, int]) -> bool:
+        """Whether all these files are there, with these sizes in bytes."""
 
     def prepare(self) -> None:
         """Fail now, before hours of work, where nothing can be written."""
@@ -110,6 +113,13 @@ class FolderTarget:
         except (FileNotFoundError, NotADirectoryError):
             return None
 
+    def holds(self, sizes: Mapping[str, int]) -> bool:
+        """Asked file by file: the folder may hold much else."""
+        try:
+            return all((self.root / name).stat().st_size == size for name, size in sizes.items())
+        except OSError:
+            return False
+
     def _remove(self, name: str) -> None:
         """Remove a file of an earlier run, and the folders that it leaves empty."""
         path = self.root / name
@@ -164,6 +174,18 @@ class S3Target:
                     return None
                 raise
             return answer["Body"].read()
+
+    def holds(self, sizes: Mapping[str, int]) -> bool:
+        """By one listing of the prefix."""
+        missing = dict(sizes)
+        with s3_errors(f"list {self.uri}"):
+            pages = s3_client().get_paginator("list_objects_v2")
+            for page in pages.paginate(Bucket=self.address.bucket, Prefix=self.address.prefix):
+                for entry in page.get("Contents", []):
+                    name = entry["Key"].removeprefix(self.address.prefix)
+                    if missing.get(name) == entry["Size"]:
+                        del missing[name]
+        return not missing
 
     def _upload_all(self, tree: Path, names: list[str], on_file: Callable[[int], None]) -> None:
         pool = ThreadPoolExecutor(TRANSFERS, thread_name_prefix="upload")

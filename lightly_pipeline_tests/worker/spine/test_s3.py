@@ -59,6 +59,17 @@ def test_a_prefix_may_be_input_and_output(uploaded):
     assert select_frames("s3://frames/", "s3://frames/", {**SELECT, "run_directory": "x"}).manifest.counts.videos == 3
 
 
+@pytest.mark.parametrize("lost", ["out/data/sampled/a-00-mp4.png", "pool/p/clips.npz"])
+def test_a_result_in_a_bucket_that_is_no_longer_whole_is_made_again(uploaded, lost):
+    pool = {"datapool.uri": "s3://frames/pool", "datapool.name": "p", "datapool.part": "clips"}
+    options = {**pool, "dump_dataset": True}
+    select_frames(uploaded, "s3://frames/out", options)
+    s3_client().delete_object(Bucket="frames", Key=lost)
+    assert not select_frames(uploaded, "s3://frames/out", options).already_done
+    assert lost in keys()
+    assert select_frames(uploaded, "s3://frames/out", options).already_done
+
+
 def test_names_are_data_and_lead_nowhere(bucket, clips, tmp_path):
     video = (clips / "a.mp4").read_bytes()
     names = ["a b.mp4", "$(touch hacked).mp4", "it's;.mp4", "umlaut-ü.mp4", "../up.mp4", "a//b.mp4"]

@@ -71,6 +71,26 @@ def test_the_same_job_again_says_done_and_does_nothing(clips, tmp_path):
     assert {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in tree_of(tmp_path / "out")} == before
 
 
+@pytest.mark.parametrize("lost", ["out/data/sampled", "out/report.html", "datapool", "cut"])
+def test_a_result_that_is_no_longer_whole_is_made_again(clips, tmp_path, lost):
+    """The manifest alone was looked at: who had removed the frames was told that all is done."""
+    options = {"stopping_condition.n_samples": 5, "dump_dataset": True}
+    options |= {"datapool.name": "p", "datapool.keep_history": False}
+    first = select_frames(clips, tmp_path / "out", options)
+    before = tree_of(tmp_path)
+    if lost == "cut":
+        (tmp_path / "out/data/embeddings.csv").write_text("cut")
+    elif (tmp_path / lost).is_dir():
+        shutil.rmtree(tmp_path / lost)
+    else:
+        (tmp_path / lost).unlink()
+    again = select_frames(clips, tmp_path / "out", options)
+    assert not again.already_done
+    assert tree_of(tmp_path) == before
+    assert again.manifest.content_hash == first.manifest.content_hash
+    assert select_frames(clips, tmp_path / "out", options).already_done
+
+
 def test_another_selection_leaves_nothing_of_the_one_before_it(clips, tmp_path):
     out = tmp_path / "out"
     select_frames(clips, out, {"stopping_condition.n_samples": 20, "dump_dataset": True})
