@@ -105,6 +105,13 @@ def require_text(what: str, value: str) -> None:
         raise OptionError(f"{what} is {value!r}, which is not UTF-8: give another name.") from None
 
 
+def require_place(what: str, value: str) -> None:
+    """OptionError for text that is no folder and no S3 address: an empty one would mean the current folder."""
+    require_text(what, value)
+    if not value.strip():
+        raise OptionError(f"{what} is empty: give a folder or an s3:// prefix (was a shell variable not set?).")
+
+
 def describe_options() -> Iterator[OptionInfo]:
     """All options in the order of the model."""
     for key, field in _fields(Options, ""):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lightly_pipeline.worker.ahead import loading_ahead
-from lightly_pipeline.worker.arguments import make_options, require_text, result_options
+from lightly_pipeline.worker.arguments import make_options, require_place, result_options
 from lightly_pipeline.worker.choosing import choose
 from lightly_pipeline.worker.datapool import Datapool, DatapoolError
 from lightly_pipeline.worker.discover import Input, discover
@@ -78,8 +78,8 @@ def select_frames(
     """
     options = options if isinstance(options, Options) else make_options(options or {})
     progress = progress or Progress()
-    require_text("INPUT", str(input))
-    require_text("OUTPUT", str(output))
+    require_place("INPUT", str(input))
+    require_place("OUTPUT", str(output))
     source, target = open_source(str(input)), open_target(str(output), options.run_directory)
     target.prepare()
     found = discover(source, relevant_filenames_file=options.relevant_filenames_file, leave_out=target.uri)

@@ -141,3 +141,13 @@ def test_files_whose_names_are_no_text_stay_apart(tmp_path):
     (folder / "list").write_bytes(names[0])
     result = select_frames(folder, tmp_path / "out", {"relevant_filenames_file": "list"})
     assert [file.name for file in result.manifest.input] == ["bad\\xff.png"]
+
+
+@pytest.mark.parametrize("places", [("", "out"), ("in", ""), ("in", " ")])
+def test_an_empty_place_is_refused(folder, tmp_path, monkeypatch, places):
+    """What a shell variable that is not set leaves was the current folder."""
+    monkeypatch.chdir(tmp_path)
+    ended = run_worker(*places)
+    assert ended.returncode == OptionError.exit_code
+    assert "is empty" in ended.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "scratch"]
