@@ -8,7 +8,9 @@ config classes are pydantic models too: one typing system from the command line 
 Importing this module costs no more than importing pydantic.
 """
 
+import math
 import re
+from contextlib import suppress
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -49,14 +51,12 @@ def _unsupported(default: Any, meaning: str, remedy: str, *, harmless: bool = Fa
 
 def _count_or_fraction(value: Any) -> Any:
     """Tell `1` (one sample) from `1.0` (all of them), also in text."""
-    if isinstance(value, bool):
-        raise ValueError("a number is expected: a fraction like 0.1 or a count like 100")
     if isinstance(value, str):
         text = value.strip()
-        try:
+        with suppress(ValueError):
             value = int(text) if re.fullmatch(r"[+-]?\d+", text) else float(text)
-        except ValueError:
-            raise ValueError("a number is expected: a fraction like 0.1 or a count like 100") from None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError("a number is expected: a fraction like 0.1 or a count like 100")
     if isinstance(value, float) and value == -1.0:
         return -1
     if isinstance(value, float) and not 0.0 <= value <= 1.0:
@@ -67,9 +67,12 @@ def _count_or_fraction(value: Any) -> Any:
 
 
 def _off_or_distance(value: Any) -> Any:
-    number = float(value)
-    if number != number or (number < 0.0 and number != -1.0):
-        raise ValueError("a distance is 0.0 or more; -1 switches the condition off")
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number) or (number < 0.0 and number != -1.0):
+        raise ValueError("a distance is a number, 0.0 or more; -1 switches the condition off")
     return number
 
 
@@ -77,18 +80,14 @@ def _image_size(value: Any) -> Any:
     """`-1`, a shortest edge, or `[height, width]`; text forms `[480,640]` and `480,640` as well."""
     if isinstance(value, str):
         parts = [part for part in re.split(r"[\s,]+", value.strip("[]() ")) if part]
-        value = [int(part) for part in parts]
-    if isinstance(value, list | tuple):
-        edges = [int(edge) for edge in value]
+        value = [int(part) if re.fullmatch(r"[+-]?\d+", part) else part for part in parts]
+    edges = list(value) if isinstance(value, list | tuple) else [value]
+    if all(isinstance(edge, int) and not isinstance(edge, bool) for edge in edges):
         if len(edges) == 2 and min(edges) >= 1:
             return (edges[0], edges[1])
-        if len(edges) != 1:
-            raise ValueError("a size is -1, the length of the shortest edge, or [height, width]")
-        value = edges[0]
-    edge = int(value)
-    if edge != -1 and edge < 1:
-        raise ValueError("a size is -1, the length of the shortest edge, or [height, width]")
-    return edge
+        if len(edges) == 1 and (edges[0] >= 1 or edges[0] == -1):
+            return edges[0]
+    raise ValueError("a size is -1, the length of the shortest edge, or [height, width], in whole pixels")
 
 
 CountOrFraction = Annotated[int | float, BeforeValidator(_count_or_fraction)]
@@ -149,6 +148,14 @@ class Datapool(_Group):
     def _one_path_component(cls, value: str) -> str:
         if value and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", value):
             raise ValueError("letters, digits, dots, dashes and underscores only, at most 128, no leading dot")
+        return value
+
+    @field_validator("uri")
+    @classmethod
+    def _folder_or_s3(cls, value: str) -> str:
+        scheme, slashes, place = value.partition("://")
+        if slashes and (scheme not in ("s3", "file") or place.startswith("/") == (scheme == "s3") or not place):
+            raise ValueError("a folder or s3://bucket/prefix is expected")
         return value
 
 
@@ -240,7 +247,7 @@ class Options(_Group):
         description="above 1: select sequences of so many consecutive frames instead of single frames",
     )
     normalize_embeddings: bool = Field(True, description="scale embeddings to unit length: distances lie in 0..2")
-    seed: int = _own(0, "seed of method=random and of nothing else")
+    seed: int = _own(0, "seed of method=random and of nothing else", ge=0)
     engine: Literal["auto", "numba", "numpy", "mundig"] = _own(
         "auto", "what computes the selection; all give the same frames", incidental=True
     )
@@ -275,6 +282,7 @@ class Options(_Group):
         0.0,
         "above 0: also write the selected frames as WebDataset shards of about this size to data/shards",
         ge=0.0,
+        allow_inf_nan=False,
     )
     exact_frames: bool = _own(
         False,
@@ -289,7 +297,7 @@ class Options(_Group):
         description="how many retained frames are shown beside their nearest removed one; an even number",
     )
     memory_requirement_in_GB: float = Field(
-        2.0, gt=0.0, description="bound of the distance matrix behind the report's statistics"
+        2.0, gt=0.0, allow_inf_nan=False, description="bound of the distance matrix behind the report's statistics"
     )
     show_video_sampling_timeline: bool = Field(True, description="show when in each video the frames were selected")
 
@@ -305,7 +313,11 @@ class Options(_Group):
         incidental=True,
     )
     scratch_size_in_GB: float = _own(
-        20.0, "bound of what the scratch folder keeps of input and earlier scans", incidental=True, gt=0.0
+        20.0,
+        "bound of what the scratch folder keeps of input and earlier scans",
+        incidental=True,
+        gt=0.0,
+        allow_inf_nan=False,
     )
     sanity_check: bool = Field(False, description="check that the installation works, then end")
 

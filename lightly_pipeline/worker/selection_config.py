@@ -45,7 +45,7 @@ class StrategyInput(_Part):
         _known("input", ("EMBEDDINGS", "METADATA", "RANDOM"), ("SCORES", "PREDICTIONS")),
     ]
     key: str | None = Field(None, description="of METADATA: which figure")
-    random_seed: int | None = Field(None, description="of RANDOM")
+    random_seed: int | None = Field(None, ge=0, description="of RANDOM")
 
     @model_validator(mode="after")
     def _has_its_key(self) -> "StrategyInput":
@@ -61,8 +61,8 @@ class StrategyRule(_Part):
         Literal["DIVERSITY", "WEIGHTS", "THRESHOLD"],
         _known("strategy", ("DIVERSITY", "WEIGHTS", "THRESHOLD"), ("BALANCE", "SIMILARITY", "TYPICALITY")),
     ]
-    stopping_condition_minimum_distance: float | None = Field(None, ge=0.0)
-    threshold: float | None = None
+    stopping_condition_minimum_distance: float | None = Field(None, ge=0.0, allow_inf_nan=False)
+    threshold: float | None = Field(None, allow_inf_nan=False)
     operation: Literal["SMALLER", "SMALLER_EQUAL", "BIGGER", "BIGGER_EQUAL"] | None = None
     strength: float = Field(1.0, ge=-1e9, le=1e9)
 

@@ -1,5 +1,6 @@
 """Options: Lightly's names, types, defaults and error behaviour, from one model."""
 
+import math
 import subprocess
 import sys
 
@@ -52,6 +53,15 @@ LIGHTLYS_DEFAULTS = {
     "show_video_sampling_timeline": "True",
     "run_directory": "''",
 }
+
+
+def _strategies(looks_at, rule):
+    return {"n_samples": 3, "strategies": [{"input": looks_at, "strategy": rule}]}
+
+
+def _threshold(value):
+    rule = {"type": "THRESHOLD", "threshold": value, "operation": "BIGGER"}
+    return _strategies({"type": "METADATA", "key": "lightly.sharpness"}, rule)
 
 
 def test_defaults_are_lightlys():
@@ -109,6 +119,18 @@ def test_an_unknown_option_is_refused_with_the_nearest_name(argument, nearest):
         ("run_directory=\udcff", "not UTF-8"),
         ("datapool.uri=/pools/\udcff", "not UTF-8"),
         ("n_example_images=3", "even number"),
+        ("stopping_condition.min_distance=abc", "a distance is a number"),
+        ("stopping_condition.min_distance=inf", "a distance is a number"),
+        ("output_image_size=10.7", "in whole pixels"),
+        ("output_image_size=large", "in whole pixels"),
+        ("seed=-1", "greater than or equal to 0"),
+        ("scratch_size_in_GB=inf", "finite"),
+        ("memory_requirement_in_GB=inf", "finite"),
+        ("webdataset_shard_size_in_MB=inf", "finite"),
+        ("datapool.uri=http://x", "a folder or s3://bucket/prefix"),
+        ("datapool.uri=s3://", "a folder or s3://bucket/prefix"),
+        ("datapool.uri=s3:///prefix", "a folder or s3://bucket/prefix"),
+        ("datapool.uri=file://host/pool", "a folder or s3://bucket/prefix"),
         ("dump_dataset", "key=value"),
         ("upload_dataset=True", "not supported by the open worker: give an s3://"),
         ("enable_training=True", "embedder=MODEL.onnx"),
@@ -127,6 +149,28 @@ def test_a_wrong_value_is_one_sentence_that_names_option_and_remedy(argument, wo
     assert words in sentence
     assert argument.partition("=")[0] in sentence
     assert "\n" not in sentence
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"output_image_size": None}, "in whole pixels"),
+        ({"output_image_size": [[1, 2], 3]}, "in whole pixels"),
+        ({"output_image_size": 10.7}, "in whole pixels"),
+        ({"output_image_size": True}, "in whole pixels"),
+        ({"stopping_condition": {"min_distance": None}}, "a distance is a number"),
+        ({"stopping_condition": {"min_distance": [1]}}, "a distance is a number"),
+        ({"stopping_condition": {"min_distance": True}}, "a distance is a number"),
+        ({"stopping_condition": {"n_samples": None}}, "a number is expected"),
+        ({"stopping_condition": {"n_samples": [1]}}, "a number is expected"),
+        ({"selection_config": _strategies({"type": "RANDOM", "random_seed": -3}, {"type": "WEIGHTS"})}, "equal to 0"),
+        ({"selection_config": _threshold(math.nan)}, "finite"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_from_yaml_or_python_is_one_sentence(given, words):
+    with pytest.raises(OptionError, match=words) as raised:
+        make_options(given)
+    assert next(iter(given)) in str(raised.value)
 
 
 @pytest.mark.parametrize(
