@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from lightly_pipeline.worker.memory import let_go
 from lightly_pipeline.worker.select.balanced import balanced
+from lightly_pipeline.worker.select.distance import squared_norms
 from lightly_pipeline.worker.select.engine import ENGINES, k_center
 from lightly_pipeline.worker.select.in_order import in_order
 from lightly_pipeline.worker.select.selection import (
@@ -77,7 +78,8 @@ def select(
     if min_distance is not None and not np.isfinite(min_distance):
         raise SelectionError(f"min_distance is {min_distance}: give a number, 0 to 2 for unit vectors.")
     distance = max(0.0, float(min_distance or 0.0))
-    budget = min(int(budget), len(points))
+    wanted = int(budget)
+    budget = min(wanted, len(points))
     watch = Watch(on_progress or quietly, cancelled or never)
     if weights is not None and len(weights) and not (np.isfinite(weights).all() and weights.min() >= 0):
         raise SelectionError("Weights must be finite and not negative.")
@@ -93,10 +95,14 @@ def select(
         )
     else:
         picks, distances, stopped_by = k_center(engine, notes, weights)(points, known, budget, distance, watch)
+    if len(picks) == budget < wanted:
+        stopped_by = "exhausted"
     return Selection(picks, distances, stopped_by, strategy, engine, tuple(notes))
 
 
 _BUDGET: StoppedBy = "budget"
+#: Squared norms from which on float32 may not hold the products of two rows.
+_LARGEST = 1e36
 
 
 def _order(strategy: str, rows: int, weights: NDArray[np.floating] | None, seed: int) -> Indices:
@@ -114,12 +120,13 @@ def _checked(name: str, vectors: NDArray[np.floating]) -> Floats:
         raise SelectionError(f"The {name} must be a table of rows and dimensions, but have the shape {vectors.shape}.")
     rows: Floats = np.ascontiguousarray(vectors, dtype=np.float32)
     for start in range(0, len(rows), 65536):
-        finite = np.isfinite(rows[start : start + 65536]).all(axis=1)
+        # Beyond this products of two rows are no numbers any more.
+        finite = squared_norms(rows[start : start + 65536]) < _LARGEST
         let_go(rows)
         if not finite.all():
             raise SelectionError(
-                f"Row {start + int(finite.argmin())} of the {name} holds a value that is not a finite number: "
-                "its embedding failed. Leave that row out or embed it again."
+                f"Row {start + int(finite.argmin())} of the {name} holds a value that is not a finite number, or too "
+                "large a one: its embedding failed. Leave that row out or embed it again."
             )
     return rows
 

@@ -44,6 +44,6 @@ def in_order(
             nearest[after] = np.minimum(nearest[after], to_this)
         watch.beat(count, budget)
     stopped_by: StoppedBy = "budget"
-    if count < len(taken):
+    if count < budget:
         stopped_by = "min_distance" if too_near else "exhausted"
     return taken[:count], distances[:count], stopped_by

@@ -46,7 +46,8 @@ def balanced_in_stretches(
     `sharpness` and `groups` have one value for each of `rows`, and so do the indices of the answer count in `rows`.
     A distance is the one to the nearest earlier pick or pool vector, or that within the stretch where it is smaller.
     """
-    budget = min(budget, len(rows))
+    wanted = budget
+    budget = min(wanted, len(rows))
     if budget <= 0:
         return Selection(np.empty(0, np.int64), np.empty(0, np.float32), "budget", "balanced", engine)
     job = _Stretches(
@@ -58,6 +59,8 @@ def balanced_in_stretches(
     stopped_by: StoppedBy = "budget"
     if len(picks) < budget:
         stopped_by = "min_distance" if min_distance else "exhausted"
+    elif budget < wanted:
+        stopped_by = "exhausted"
     note = f"The selection was made in {len(job.bounds) - 1} stretches of some {_STRETCH:,} frames."
     return Selection(picks, distances, stopped_by, "balanced", engine, (note,))
 

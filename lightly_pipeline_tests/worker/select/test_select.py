@@ -249,6 +249,26 @@ def test_of_two_frames_that_show_the_same_the_sharper_is_taken():
     assert len(set(chosen.indices // 3)) == 8
 
 
+@pytest.mark.parametrize("strategy", ["coreset", "balanced", "random", "weights"])
+def test_a_budget_that_is_larger_than_what_there_is_is_not_what_ended_the_selection(strategy):
+    rows, weights = unit_vectors(30, 8, seed=1), np.ones(30)
+    for count, budget, ended in ((30, 30, "budget"), (30, 31, "exhausted"), (10, 40, "exhausted")):
+        allowed = weights * (np.arange(30) < count)
+        column = {"weights": allowed} if strategy in ("weights", "coreset") else {}
+        chosen = select(rows if column else rows[:count], budget=budget, strategy=strategy, **column)
+        assert (len(chosen), chosen.stopped_by) == (count, ended)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e20])
+def test_rows_that_cannot_be_multiplied_are_refused(value):
+    rows = unit_vectors(30, 8, seed=1)
+    rows[7, 3] = value
+    with pytest.raises(SelectionError, match="Row 7 of the embeddings"):
+        select(rows, budget=3)
+    with pytest.raises(SelectionError, match="Row 7 of the pool"):
+        select(unit_vectors(30, 8, seed=1), budget=3, pool=rows)
+
+
 @pytest.mark.parametrize("min_distance", [0.0, 0.01, 0.02, 0.05])
 @pytest.mark.parametrize("seed", range(4))
 def test_the_sharper_frame_is_not_taken_where_it_is_taken_already_or_too_near(seed, min_distance):
