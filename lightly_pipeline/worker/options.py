@@ -32,6 +32,9 @@ OWN = "own"
 #: Extra schema key: this option cannot change the result, only how it is reached.
 INCIDENTAL = "incidental"
 
+#: More than any machine has, and in bytes still a number.
+_MOST_GB = 1e9
+
 
 def _own(default: Any, meaning: str, *, incidental: bool = False, **constraints: Any) -> Any:
     """A field that Lightly's worker did not have."""
@@ -244,6 +247,7 @@ class Options(_Group):
     selected_sequence_length: int = Field(
         1,
         ge=1,
+        le=10**9,
         description="above 1: select sequences of so many consecutive frames instead of single frames",
     )
     normalize_embeddings: bool = Field(True, description="scale embeddings to unit length: distances lie in 0..2")
@@ -282,7 +286,7 @@ class Options(_Group):
         0.0,
         "above 0: also write the selected frames as WebDataset shards of about this size to data/shards",
         ge=0.0,
-        allow_inf_nan=False,
+        le=_MOST_GB * 1e3,
     )
     exact_frames: bool = _own(
         False,
@@ -297,14 +301,17 @@ class Options(_Group):
         description="how many retained frames are shown beside their nearest removed one; an even number",
     )
     memory_requirement_in_GB: float = Field(
-        2.0, gt=0.0, allow_inf_nan=False, description="bound of the distance matrix behind the report's statistics"
+        2.0, gt=0.0, le=_MOST_GB, description="bound of the distance matrix behind the report's statistics"
     )
     show_video_sampling_timeline: bool = Field(True, description="show when in each video the frames were selected")
 
     # -- how to run
     config: str = _own("", "YAML file of options; those on the command line win", incidental=True)
     num_threads: int = Field(
-        -1, ge=-1, description="decoder threads; -1 for one per core", json_schema_extra={INCIDENTAL: True}
+        -1,
+        ge=-1,
+        description="decoder threads, at most four per core; -1 for one per core",
+        json_schema_extra={INCIDENTAL: True},
     )
     num_processes: int = _unsupported(-1, "worker processes", "use num_threads", harmless=True)
     scratch: str = _own(
@@ -317,7 +324,7 @@ class Options(_Group):
         "bound of what the scratch folder keeps of input and earlier scans",
         incidental=True,
         gt=0.0,
-        allow_inf_nan=False,
+        le=_MOST_GB,
     )
     sanity_check: bool = Field(False, description="check that the installation works, then end")
 

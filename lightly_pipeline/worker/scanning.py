@@ -21,6 +21,7 @@ from lightly_pipeline.worker.frames import ScannedFiles
 from lightly_pipeline.worker.options import Options
 from lightly_pipeline.worker.progress import Progress, Stage
 from lightly_pipeline.worker.scan import ModelUnusable, ScanSettings, VideoScan, scan_images, scan_videos
+from lightly_pipeline.worker.scan.cores import usable_cores
 from lightly_pipeline.worker.scan_store import ScanStore
 from lightly_pipeline.worker.scratch import Scratch
 from lightly_pipeline.worker.sources import InputFile, Source
@@ -33,6 +34,7 @@ _BATCH_BYTES = 512 * 1024**2
 _IMAGES = 512
 #: Files that are downloaded or hashed at a time.
 _FETCHES = 4
+_DECODERS_PER_CORE = 4
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,8 @@ def scan_settings(options: Options) -> ScanSettings:
     writes = options.dump_dataset or options.webdataset_shard_size_in_MB > 0
     keeps = writes and not exact_frames(options)
     return ScanSettings(
-        threads=max(0, options.num_threads),
+        # Each decoder holds frames in memory, and beyond a few for each core they only wait for each other.
+        threads=min(max(0, options.num_threads), _DECODERS_PER_CORE * usable_cores()),
         check_corruptness=options.enable_corruptness_check,
         corruption_threshold=options.corruptness_check.corruption_threshold,
         image_format=options.output_image_format,
