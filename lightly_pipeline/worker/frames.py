@@ -143,5 +143,6 @@ def _stacked(parts: Sequence[NDArray[np.float32]], dimensions: int, folder: Path
     with path.open("wb") as file:
         for part in parts:
             for start in range(0, len(part), _BLOCK):
-                np.ascontiguousarray(part[start : start + _BLOCK]).tofile(file)
+                # Not by `tofile`, whose error on a full disk does not say that the disk is full.
+                file.write(np.ascontiguousarray(part[start : start + _BLOCK]).data)
     return mapped_rows(path, (rows, dimensions))

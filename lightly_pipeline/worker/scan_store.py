@@ -108,7 +108,8 @@ class _Mapped:
             array.flush()
             return cls(str(array.filename), int(array.offset), array.shape)
         with path.open("wb") as file:
-            np.ascontiguousarray(array, dtype=np.float32).tofile(file)
+            # Not by `tofile`, whose error on a full disk does not say that the disk is full.
+            file.write(np.ascontiguousarray(array, dtype=np.float32).data)
         return cls(str(path), 0, array.shape)
 
     def open(self) -> NDArray[np.float32]:
