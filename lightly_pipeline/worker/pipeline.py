@@ -7,7 +7,7 @@ visible in OUTPUT before everything is ready, and the manifest appears last.
 import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -269,12 +269,24 @@ def _publish(
     return manifest
 
 
+class _LogFile(logging.FileHandler):
+    """A log file that stops nothing: on a full disk the run itself ends, with its own sentence."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Lose the line; the standard would print a traceback for each."""
+
+    def close(self) -> None:
+        """Close it, written or not."""
+        with suppress(OSError):
+            super().close()
+
+
 @contextmanager
 def _log_file(scratch: Scratch) -> Iterator[Path]:
     """A file that takes the log lines of this run."""
     path = scratch.work / layout.LOG
     logger = logging.getLogger("lightly_pipeline.worker")
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(handler)
     try:
