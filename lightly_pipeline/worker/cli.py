@@ -63,6 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
         print(f"lightly-worker {worker_version()}")
         sys.exit(0)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _end_before_the_run)
     sys.exit(run(given))
 
 
@@ -154,7 +156,8 @@ def _run_until_signal(worker: threading.Thread, progress: "Progress") -> None:
         progress.interrupt(number)
         woken.set()
 
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, on_signal)
     try:
         worker.start()
         while worker.is_alive() and not received:
@@ -164,8 +167,9 @@ def _run_until_signal(worker: threading.Thread, progress: "Progress") -> None:
             if worker.is_alive():
                 _end_now(Interrupted(received[0]))
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        # What is left is to tell the result: nothing has to be answered any more.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _end_now(interrupted: Interrupted) -> NoReturn:
@@ -176,6 +180,14 @@ def _end_now(interrupted: Interrupted) -> NoReturn:
         child.kill()
     print(f"lightly-worker: {interrupted}", file=sys.stderr, flush=True)
     sys.stdout.flush()
+    os._exit(interrupted.exit_code)
+
+
+def _end_before_the_run(number: int, frame: object) -> NoReturn:
+    """While modules are being imported: none of them is needed here, and one may be half there."""
+    del frame
+    interrupted = Interrupted(number)
+    os.write(2, f"lightly-worker: {interrupted}\n".encode())
     os._exit(interrupted.exit_code)
 
 

@@ -1,15 +1,17 @@
 """Signals and kills between folders: the command ends at once, OUTPUT is untouched, the next run continues."""
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from lightly_pipeline.worker import scanning, select_frames
+from lightly_pipeline.worker import frames, pipeline, scanning, select_frames
 from lightly_pipeline.worker.errors import Interrupted, StorageError
 from lightly_pipeline.worker.progress import Progress
 from lightly_pipeline.worker.scan import ScanSettings, scan_video
@@ -61,6 +63,26 @@ def test_a_signal_ends_the_run_within_a_second_and_leaves_no_output(long_clips, 
     assert "nothing was written" in said
     assert not (tmp_path / "out").exists()
     assert not list(scratch.glob("*/*/tree"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("module", ["yaml", "pydantic", "numpy", "av"])
+def test_a_signal_while_modules_are_imported_is_one_line(clips, tmp_path, number, module):
+    """In the first half second Ctrl-C ended in a traceback of whatever was being imported."""
+    code = f"""
+import os, sys
+class Ctrl:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            os.kill(os.getpid(), {int(number)})
+sys.meta_path.insert(0, Ctrl())
+from lightly_pipeline.worker.cli import main
+main([{str(clips)!r}, {str(tmp_path / "out")!r}, "selection_config="])
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 128 + number
+    assert ended.stderr.count("\n") == 1
+    assert f"Stopped by {number.name}" in ended.stderr
 
 
 def test_a_killed_run_leaves_no_output_and_the_next_one_has_the_same_result(long_clips, tmp_path, scratch):
@@ -147,6 +169,40 @@ def test_what_interrupted_runs_keep_is_bounded(clips, tmp_path, scratch):
         os.utime(left, (1000 + number, 1000 + number))
     select_frames(clips, tmp_path / "out", {"stopping_condition.n_samples": 1, "scratch_size_in_GB": 0.002})
     assert sorted(path.name for path in root.iterdir()) == ["left3", "left4"]
+
+
+def test_a_full_disk_is_told_as_one_wherever_embeddings_are_written(clips, tmp_path, monkeypatch):
+    """NumPy's error on a full disk had no number, so that it was a defect with a traceback."""
+    store = ScanStore(tmp_path / "scans", ScanSettings())
+    [file] = [file for file in FolderSource(clips).files("") if file.name == "a.mp4"]
+    store.folder.mkdir()
+    scan = scan_video(clips / "a.mp4", scratch=store.folder, settings=store.settings)
+    scan = replace(scan, embeddings=np.zeros((40_000, 8), np.float32))
+    store.keep(file, "digest", scan)
+    [home] = store.folder.glob("done-*")
+    (home / "embeddings.npy").unlink()
+    (home / "embeddings.npy").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left") as raised:
+        store.keep(file, "digest", scan)
+    assert raised.value.errno == errno.ENOSPC
+    monkeypatch.setattr(frames, "_IN_MEMORY", 0)
+    (tmp_path / "embeddings.float32").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left") as raised:
+        frames.make_frame_table([frames.ScannedFiles((file,), scan, ("digest",), images=False)] * 2, tmp_path)
+    assert raised.value.errno == errno.ENOSPC
+
+
+def test_a_log_file_that_cannot_be_written_stops_nothing(clips, tmp_path, monkeypatch, capsys):
+    """Each line was a traceback, before the sentence that says what to do."""
+    open_file = pipeline._LogFile.__init__
+
+    def on_a_full_disk(handler, path, **more):
+        path.touch()
+        open_file(handler, "/dev/full", **more)
+
+    monkeypatch.setattr(pipeline._LogFile, "__init__", on_a_full_disk)
+    select_frames(clips, tmp_path / "out", {"stopping_condition.n_samples": 1})
+    assert capsys.readouterr().err == ""
 
 
 def test_a_scratch_folder_that_cannot_be_used_is_one_sentence(clips, tmp_path):
