@@ -251,7 +251,7 @@ class Options(_Group):
         description="above 1: select sequences of so many consecutive frames instead of single frames",
     )
     normalize_embeddings: bool = Field(True, description="scale embeddings to unit length: distances lie in 0..2")
-    seed: int = _own(0, "seed of method=random and of nothing else", ge=0)
+    seed: int = _own(0, "seed of method=random, and of RANDOM in selection_config where that names none", ge=0)
     engine: Literal["auto", "numba", "numpy", "mundig"] = _own(
         "auto", "what computes the selection; all give the same frames", incidental=True
     )

@@ -82,6 +82,7 @@ def select_frames(
     require_place("OUTPUT", str(output))
     source, target = open_source(str(input)), open_target(str(output), options.run_directory)
     target.prepare()
+    datapool, part = find_pool(options, source.uri, target.uri)
     found = discover(source, relevant_filenames_file=options.relevant_filenames_file, leave_out=target.uri)
     log.info("Found %d input %s in %s.", len(found.files), found.kind, source.uri)
     job = job_fingerprint(result_options(options), _attachments(options, source))
@@ -90,7 +91,6 @@ def select_frames(
         scratch = stack.enter_context(
             open_scratch(options.scratch, f"{source.uri}\n{target.uri}\n{job}", _bytes(options))
         )
-        datapool, part = find_pool(options, source.uri, target.uri)
         if done := _already_done(target, job, found, datapool, part):
             return done
         log_file = stack.enter_context(_log_file(scratch))

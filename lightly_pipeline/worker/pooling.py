@@ -3,6 +3,8 @@
 import hashlib
 import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -19,21 +21,28 @@ log = logging.getLogger(__name__)
 
 
 def find_pool(options: Options, source: str, target: str) -> tuple[Datapool | None, str]:
-    """The pool that the options name, if any, and the name of this input's part of it."""
+    """The pool that the options name, if any, and the name of this input's part of it.
+
+    Raises DatapoolUnusable where there can be none, or where this run could not add to it.
+    """
     if not options.datapool.name:
         return None, ""
     uri = options.datapool.uri or pool_uri(target, options.run_directory)
-    return Datapool(uri, options.datapool.name), options.datapool.part or pool_part(source)
+    try:
+        datapool = Datapool(uri, options.datapool.name)
+        if options.datasource.enable_datapool_update:
+            datapool.prepare()
+    except DatapoolError as error:
+        raise DatapoolUnusable(str(error)) from error
+    return datapool, options.datapool.part or pool_part(source)
 
 
 def load_pool(datapool: Datapool | None, part: str, table: FrameTable, folder: Path) -> NDArray[np.float32]:
     """What other inputs contributed to the pool: float32 [m, d], empty without a pool."""
     if datapool is None:
         return np.empty((0, table.embedder.dimensions), dtype=np.float32)
-    try:
+    with _pool_errors(datapool):
         vectors = datapool.load(table.embedder, without=part, scratch=folder).embeddings
-    except DatapoolError as error:
-        raise DatapoolUnusable(str(error)) from error
     log.info("The datapool '%s' holds %d frames of other inputs.", datapool.name, len(vectors))
     return vectors
 
@@ -44,24 +53,26 @@ def contribute_to(datapool: Datapool, part: str, outcome: Outcome, content: str,
     content: hash of the input. With `keep_history` what was there before is kept under history/.
     """
     table, selected = outcome.table, outcome.selected
-    try:
+    with _pool_errors(datapool):
         if keep_history:
-            _keep_earlier(datapool, part)
+            datapool.keep_history(part)
         datapool.replace(
             part, table.names(selected), table.embeddings[selected], table.embedder, content, table.video[selected]
         )
+
+
+@contextmanager
+def _pool_errors(datapool: Datapool) -> Iterator[None]:
+    """What the pool's place refuses is DatapoolUnusable, with its name."""
+    try:
+        yield
     except DatapoolError as error:
         raise DatapoolUnusable(str(error)) from error
-
-
-def _keep_earlier(datapool: Datapool, part: str) -> None:
-    """Copy the part as it is to history/, named by its content: a repetition adds nothing."""
-    try:
-        earlier = datapool.read(part).to_bytes()
-    except FileNotFoundError:
-        return
-    digest = hashlib.sha256(earlier).hexdigest()[:12]
-    datapool.store.write(f"{datapool.name}/history/{part}-{digest}.npz", earlier)
+    except OSError as error:
+        raise DatapoolUnusable(
+            f"The datapool '{datapool.name}' at {datapool.uri} cannot be used: {error.strerror or error}. Make room or "
+            f"give access there, or name another place with datapool.uri=."
+        ) from error
 
 
 def pool_uri(output: str, run_directory: str) -> str:

@@ -150,6 +150,7 @@ def _compact(pool: Datapool, _given: argparse.Namespace) -> None:
 
 
 def _remove(pool: Datapool, given: argparse.Namespace) -> None:
-    pool.read(given.part)
+    if given.part not in {name for name, _ in pool.parts()}:
+        raise DatapoolError(f"The datapool '{pool.name}' at {pool.uri} has no part '{given.part}': see show.")
     pool.remove(given.part)
     print(f"{given.part} is forgotten")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -101,6 +102,20 @@ class Datapool:
         made = Part.make(filenames, embeddings, embedder, content, labels)
         self.store.write(self._object(part), made.to_bytes())
         return made
+
+    def keep_history(self, part: str) -> None:
+        """Copy a part as it is to history/, named by its content: a repetition adds nothing."""
+        try:
+            with self.store.open(self._object(part)) as file:
+                earlier = file.read()
+        except FileNotFoundError:
+            return
+        digest = hashlib.sha256(earlier).hexdigest()[:12]
+        self.store.write(f"{self._folder}history/{part}-{digest}.npz", earlier)
+
+    def prepare(self) -> None:
+        """Fail now, before hours of work, where nothing can be written. Raises DatapoolError."""
+        self.store.prepare()
 
     def remove(self, part: str) -> None:
         """Forget a video."""

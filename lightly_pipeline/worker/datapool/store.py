@@ -47,6 +47,9 @@ class Store(Protocol):
     def delete(self, name: str) -> None:
         """Remove the object; fine when there is none."""
 
+    def prepare(self) -> None:
+        """Raise DatapoolError where nothing can be written, as far as that can be told without writing."""
+
     def locate(self, name: str) -> str:
         """How messages name the object."""
 
@@ -121,6 +124,17 @@ class FolderStore:
         """Remove the file."""
         (self.root / name).unlink(missing_ok=True)
 
+    def prepare(self) -> None:
+        """The folder, or the nearest one above it that exists, must be one that can be written."""
+        existing = next(path for path in (self.root, *self.root.absolute().parents) if path.exists())
+        if not existing.is_dir():
+            raise DatapoolError(f"The datapool cannot be at {self.root}: {existing} is a file, not a folder.")
+        if not os.access(existing, os.W_OK | os.X_OK):
+            raise DatapoolError(
+                f"The datapool at {self.root} cannot be written: no permission in {existing}. Give access, or add "
+                "nothing to it with datasource.enable_datapool_update=False."
+            )
+
     def locate(self, name: str) -> str:
         """The path."""
         return str(self.root / name)
@@ -169,6 +183,11 @@ class S3Store:
         """One DELETE."""
         with self._explained(name):
             self.client.delete_object(Bucket=self.bucket, Key=self.prefix + name)
+
+    def prepare(self) -> None:
+        """Ask for one object: the bucket must be there."""
+        with self._explained(""):
+            self.client.list_objects_v2(Bucket=self.bucket, Prefix=self.prefix, MaxKeys=1)
 
     def locate(self, name: str) -> str:
         """The s3:// URL."""

@@ -43,11 +43,12 @@ class Target(Protocol):
     def prepare(self) -> None:
         """Fail now, before hours of work, where nothing can be written."""
 
-    def publish(self, tree: Path, before_manifest: Callable[[], None], on_file: Callable[[int], None]) -> None:
+    def publish(self, tree: Path, contribute: Callable[[], None], on_file: Callable[[int], None]) -> None:
         """Put the tree in place of what earlier runs left.
 
-        `before_manifest` runs when everything but the manifest is there. `on_file` is told the files done since,
-        and may raise to end the run: then nothing of the tree is left.
+        `contribute` runs when all of the tree is at OUTPUT, and before a manifest says so: whoever repeats the job
+        replaces what it contributed. `on_file` is told the files done since. What either raises ends the run: then
+        nothing of the tree is left.
         """
 
 
@@ -80,8 +81,11 @@ class FolderTarget:
                     f"give an empty folder, or write into a subfolder with run_directory=NAME."
                 )
 
-    def publish(self, tree: Path, before_manifest: Callable[[], None], on_file: Callable[[int], None]) -> None:
-        """Bring the tree onto the file system of OUTPUT, then rename file by file."""
+    def publish(self, tree: Path, contribute: Callable[[], None], on_file: Callable[[int], None]) -> None:
+        """Bring the tree onto the file system of OUTPUT, then rename file by file.
+
+        What was there stays untouched until nothing is left that may fail.
+        """
         # Once begun it is over in milliseconds, so that an interrupt waits for it.
         on_file(0)
         incoming = self.root / ".incoming"
@@ -89,6 +93,7 @@ class FolderTarget:
             self.root.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(incoming, ignore_errors=True)
             _move(tree, incoming)
+            contribute()
             names = set(layout.names_below(incoming))
             stale = _left_behind(self.read(layout.MANIFEST), self.read(layout.PLAN))
             (self.root / layout.PLAN).write_text(json.dumps(sorted(stale | names)))
@@ -98,7 +103,6 @@ class FolderTarget:
             for name in sorted(names - {layout.MANIFEST}):
                 (self.root / name).parent.mkdir(parents=True, exist_ok=True)
                 (incoming / name).replace(self.root / name)
-            before_manifest()
             (incoming / layout.MANIFEST).replace(self.root / layout.MANIFEST)
             (self.root / layout.PLAN).unlink()
         except OSError as error:
@@ -143,7 +147,7 @@ class S3Target:
         with s3_errors(f"write to {self.uri}"):
             s3_client().list_objects_v2(Bucket=self.address.bucket, Prefix=self.address.prefix, MaxKeys=1)
 
-    def publish(self, tree: Path, before_manifest: Callable[[], None], on_file: Callable[[int], None]) -> None:
+    def publish(self, tree: Path, contribute: Callable[[], None], on_file: Callable[[int], None]) -> None:
         """Upload everything in parallel, drop what earlier runs left, put the manifest."""
         names = set(layout.names_below(tree))
         stale = _left_behind(self.read(layout.MANIFEST), self.read(layout.PLAN))
@@ -154,11 +158,11 @@ class S3Target:
             s3_client().delete_object(Bucket=bucket, Key=self._key(layout.MANIFEST))
             try:
                 self._upload_all(tree, sorted(names - {layout.MANIFEST}), on_file)
+                contribute()
             except BaseException:
                 self._remove_all(sorted(stale | names))
                 raise
             self._remove_all(sorted(stale - names))
-            before_manifest()
             self._upload(tree, layout.MANIFEST)
             s3_client().delete_object(Bucket=bucket, Key=self._key(layout.PLAN))
 

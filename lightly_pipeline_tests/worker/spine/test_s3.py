@@ -10,7 +10,9 @@ import time
 import pytest
 
 from lightly_pipeline.worker import select_frames
-from lightly_pipeline.worker.errors import Interrupted, NothingToSelect, OptionError, StorageError
+from lightly_pipeline.worker.datapool import DatapoolError
+from lightly_pipeline.worker.datapool.store import S3Store
+from lightly_pipeline.worker.errors import DatapoolUnusable, Interrupted, NothingToSelect, OptionError, StorageError
 from lightly_pipeline.worker.progress import Progress
 from lightly_pipeline.worker.s3 import s3_client
 from lightly_pipeline_tests.worker.spine.conftest import run_worker
@@ -145,6 +147,16 @@ def test_an_upload_that_is_interrupted_leaves_nothing_and_the_next_run_completes
     assert keys("out/") <= {".incomplete.json"}
     manifest = select_frames(uploaded, "s3://frames/out", SELECT).manifest
     assert keys("out/") == {file.path for file in manifest.files} | {"manifest.json"}
+
+
+def test_a_pool_that_fails_at_the_end_leaves_nothing(uploaded, monkeypatch):
+    def refused(*_args):
+        raise DatapoolError("S3 refused the datapool")
+
+    monkeypatch.setattr(S3Store, "write", refused)
+    with pytest.raises(DatapoolUnusable, match="S3 refused the datapool"):
+        select_frames(uploaded, "s3://frames/out", {**SELECT, "datapool.name": "pool"})
+    assert keys("out/") <= {".incomplete.json"}
 
 
 def test_what_a_killed_upload_left_is_cleared_by_the_next_run(uploaded):

@@ -1,6 +1,7 @@
 """Whole runs between folders: what is left out, what is kept, and what a repetition does."""
 
 import csv
+import errno
 import json
 import os
 import random
@@ -15,10 +16,13 @@ from PIL import Image
 
 from lightly_pipeline.worker import choosing, select_frames
 from lightly_pipeline.worker.budget import share_of
+from lightly_pipeline.worker.datapool import Datapool
+from lightly_pipeline.worker.datapool.store import FolderStore
 from lightly_pipeline.worker.duplicates import first_of_equal
 from lightly_pipeline.worker.errors import DatapoolUnusable, NothingToSelect, OptionError, StorageError
 from lightly_pipeline.worker.progress import Listener, Progress
 from lightly_pipeline.worker.scan.measure import Meter
+from lightly_pipeline.worker.scanning import Scanner
 from lightly_pipeline_tests.worker.spine.conftest import run_worker, tree_of, write_clip
 
 
@@ -346,6 +350,43 @@ def test_the_pictures_that_are_at_hand_are_not_taken_where_the_pool_knows_them(t
         assert result.manifest.counts.selected > 10
         if name != "one":
             assert result.manifest.distances.nearest_to_pool > 0.001
+
+
+def test_a_pool_that_cannot_be_written_is_told_before_the_work_begins(clips, tmp_path, monkeypatch):
+    monkeypatch.setattr(Scanner, "scan", lambda *_args, **_named: pytest.fail("it began"))
+    (tmp_path / "file").touch()
+    for place in ("file", "file/below"):
+        options = {"datapool.name": "pool", "datapool.uri": str(tmp_path / place)}
+        with pytest.raises(DatapoolUnusable, match="is a file"):
+            select_frames(clips, tmp_path / "out", options)
+
+
+@pytest.mark.parametrize("earlier", [True, False])
+def test_a_pool_that_fails_at_the_end_leaves_output_as_it_was(clips, tmp_path, monkeypatch, earlier):
+    if earlier:
+        select_frames(clips, tmp_path / "out", {"stopping_condition.n_samples": 4, "dump_dataset": True})
+    before = {name: (tmp_path / "out" / name).read_bytes() for name in tree_of(tmp_path / "out")}
+
+    def full(*_args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(FolderStore, "write", full)
+    options = {"stopping_condition.n_samples": 6, "datapool.name": "pool", "datapool.uri": str(tmp_path / "pool")}
+    with pytest.raises(DatapoolUnusable, match=r"The datapool 'pool' at .*pool cannot be used: No space left"):
+        select_frames(clips, tmp_path / "out", options)
+    assert {name: (tmp_path / "out" / name).read_bytes() for name in tree_of(tmp_path / "out")} == before
+
+
+def test_a_broken_part_of_its_own_is_replaced(clips, tmp_path):
+    options = {"datapool.name": "pool", "datapool.uri": str(tmp_path / "pool"), "datapool.part": "mine"}
+    part = tmp_path / "pool/pool/mine.npz"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(b"torn")
+    result = select_frames(clips, tmp_path / "out", {**options, "stopping_condition.n_samples": 6})
+    assert result.manifest.counts.pool_after == 6
+    assert len(Datapool(options["datapool.uri"], "pool").read("mine").filenames) == 6
+    [kept] = (tmp_path / "pool/pool/history").iterdir()
+    assert kept.read_bytes() == b"torn"
 
 
 def test_what_matters_of_a_large_pool_gives_the_selection_that_all_of_it_gives(tmp_path, monkeypatch):
