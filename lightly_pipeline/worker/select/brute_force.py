@@ -79,19 +79,21 @@ class _LeastDistances:
     """
 
     def __init__(self, points: Floats) -> None:
-        starts = np.arange(0, len(points), VIEW)
         self._points = points
-        self._counts = np.diff(starts, append=len(points))
-        sums = np.add.reduceat(points, starts, axis=0)
-        self._middles: Floats = (sums / self._counts[:, None]).astype(np.float32)
-        middles = np.repeat(self._middles, self._counts, axis=0)
-        self._centred = points - middles
+        self._centred = np.empty_like(points)
+        self._own = np.empty(len(points), np.float32)
         self._error = np.float32(filter_error(points.shape[1]))
-        norms = squared_norms(self._centred)
-        self._own = np.einsum("ij,ij->i", self._centred, middles) * 2 + norms
         # |b| + |m|, twice: what a' is multiplied with.
         reach = 2 * np.sqrt(squared_norms(points).max())
-        self._own -= self._error * (norms + np.sqrt(norms) * reach)
+        middles, counts = [], []
+        for run in row_blocks(len(points), 1, VIEW):
+            middle = points[run].mean(axis=0)
+            centred = np.subtract(points[run], middle, out=self._centred[run])
+            norms = squared_norms(centred)
+            self._own[run] = 2 * (centred @ middle) + norms - self._error * (norms + np.sqrt(norms) * reach)
+            middles.append(middle)
+            counts.append(len(centred))
+        self._middles, self._counts = np.stack(middles), np.array(counts)
 
     def to(self, row: int) -> Floats:
         """Float32 [n], at most the squared distances to this row."""
