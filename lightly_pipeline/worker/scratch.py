@@ -21,6 +21,9 @@ from lightly_pipeline.worker.errors import StorageError
 
 log = logging.getLogger(__name__)
 
+#: Numbers of the errors that say so: no space, and no space for this user.
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
 
 @dataclass(frozen=True)
 class Scratch:
@@ -82,7 +85,7 @@ def open_scratch(place: str, job: str, limit_in_bytes: int) -> Iterator[Scratch]
             shutil.rmtree(folder, ignore_errors=True)
     except OSError as error:
         # Of what the run does inside the block, a full disk alone is the scratch folder's affair.
-        if begun and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if begun and error.errno not in DISK_FULL:
             raise
         raise StorageError(
             f"The scratch folder {root} could not be used ({error.strerror or error}): free some space there, or "

@@ -20,6 +20,7 @@ from lightly_pipeline.worker.scan import FramesLost, PictureTooLarge, ScanError,
 from lightly_pipeline.worker.scan.cores import usable_cores
 from lightly_pipeline.worker.scan.encode import SMALL, Size
 from lightly_pipeline.worker.scanning import Scanner, file_sha256, scan_settings
+from lightly_pipeline.worker.scratch import DISK_FULL
 
 
 class RowsLost(Exception):
@@ -118,6 +119,8 @@ class Writer:
         except ScanError as error:
             raise StorageError(f"{error} Start the run again.") from error
         except OSError as error:
+            if error.errno in DISK_FULL:
+                raise  # the scratch folder has a better sentence
             raise StorageError(f"A frame could not be written: {error.strerror or error}.") from error
 
 

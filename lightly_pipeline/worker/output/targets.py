@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 from lightly_pipeline.worker.errors import StorageError
 from lightly_pipeline.worker.output import layout
 from lightly_pipeline.worker.s3 import TRANSFERS, S3Address, is_s3, s3_client, s3_errors
+from lightly_pipeline.worker.scratch import DISK_FULL
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import ObjectIdentifierTypeDef
@@ -106,7 +107,10 @@ class FolderTarget:
             (incoming / layout.MANIFEST).replace(self.root / layout.MANIFEST)
             (self.root / layout.PLAN).unlink()
         except OSError as error:
-            raise StorageError(f"OUTPUT {self.root} could not be written: {error.strerror or error}.") from error
+            remedy = ": free some space there, or give another OUTPUT" if error.errno in DISK_FULL else ""
+            raise StorageError(
+                f"OUTPUT {self.root} could not be written: {error.strerror or error}{remedy}."
+            ) from error
         finally:
             shutil.rmtree(incoming, ignore_errors=True)
 
@@ -270,5 +274,8 @@ def _move(tree: Path, target: Path) -> None:
     try:
         tree.rename(target)
     except OSError:
-        shutil.copytree(tree, target)
+        # Not by `copytree`, which goes on after an error and then tells of every file that it could not copy.
+        for name in layout.names_below(tree):
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(tree / name, target / name)
         shutil.rmtree(tree)

@@ -11,8 +11,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lightly_pipeline.worker import frames, pipeline, scanning, select_frames
+from lightly_pipeline.worker import frames, pipeline, scanning, select_frames, writing
 from lightly_pipeline.worker.errors import Interrupted, StorageError
+from lightly_pipeline.worker.output import targets
 from lightly_pipeline.worker.progress import Progress
 from lightly_pipeline.worker.scan import ScanSettings, scan_video
 from lightly_pipeline.worker.scan_store import ScanStore
@@ -190,6 +191,34 @@ def test_a_full_disk_is_told_as_one_wherever_embeddings_are_written(clips, tmp_p
     with pytest.raises(OSError, match="No space left") as raised:
         frames.make_frame_table([frames.ScannedFiles((file,), scan, ("digest",), images=False)] * 2, tmp_path)
     assert raised.value.errno == errno.ENOSPC
+
+
+def test_a_disk_that_is_full_while_frames_are_written_is_named_with_the_remedy(clips, tmp_path, monkeypatch):
+    def full(*arguments, **settings):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(writing, "write_frames", full)
+    with pytest.raises(StorageError, match=r"The scratch folder .* free some space .*scratch=FOLDER"):
+        select_frames(clips, tmp_path / "out", {"dump_dataset": True, "exact_frames": True})
+
+
+def test_an_output_that_is_full_is_one_sentence(clips, tmp_path, monkeypatch):
+    """It was the representation of a list of hundreds of files and their errors."""
+
+    def elsewhere(path, target):
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    def full(source, target):
+        raise OSError(errno.ENOSPC, "No space left on device", target)
+
+    monkeypatch.setattr(targets.Path, "rename", elsewhere)
+    monkeypatch.setattr(targets.shutil, "copy2", full)
+    with pytest.raises(StorageError) as raised:
+        targets.FolderTarget(tmp_path / "out").publish(clips, lambda: None, lambda done: None)
+    assert str(raised.value) == (
+        f"OUTPUT {tmp_path / 'out'} could not be written: No space left on device: free some space there, or give "
+        "another OUTPUT."
+    )
 
 
 def test_a_log_file_that_cannot_be_written_stops_nothing(clips, tmp_path, monkeypatch, capsys):
