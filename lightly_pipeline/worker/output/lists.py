@@ -26,7 +26,7 @@ def write_lists(tree: Path, outcome: Outcome, unusable: Iterable[tuple[str, str]
         reasons[name] = f"{reasons[name]} {problem.reason}" if name in reasons else problem.reason
     copies = np.flatnonzero(outcome.usable & ~outcome.unique)
     removed = np.flatnonzero(outcome.unique & ~outcome.is_selected)
-    _write(tree / layout.CORRUPT_NAMES, [*sorted(corrupt_files), *corrupt_samples])
+    _write(tree / layout.CORRUPT_NAMES, [*map(_one_line, sorted(corrupt_files)), *corrupt_samples])
     _write(tree / layout.DUPLICATE_NAMES, table.each_name(copies))
     _write(tree / layout.REMOVED_NAMES, table.each_name(removed))
     for path in (layout.SAMPLED_NAMES, layout.SAMPLED_NAMES_WITHOUT_POOL):
@@ -50,6 +50,11 @@ def write_removed_samples(tree: Path, outcome: Outcome) -> None:
                 writer.writerow([name, "duplicate", table.name(int(outcome.original[row]))])
             else:
                 writer.writerow([name, "not selected" if allowed[row] else "threshold", ""])
+
+
+def _one_line(name: str) -> str:
+    r"""The name of a file that was refused for its line break or another control character, which becomes \n, \x07."""
+    return "".join(sign if sign >= " " else repr(sign)[1:-1] for sign in name)
 
 
 def _write(path: Path, names: Iterable[str]) -> None:

@@ -151,3 +151,9 @@ def test_an_empty_place_is_refused(folder, tmp_path, monkeypatch, places):
     assert ended.returncode == OptionError.exit_code
     assert "is empty" in ended.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "scratch"]
+
+
+def test_a_name_with_a_line_break_is_one_line_of_the_list(folder, tmp_path):
+    (folder / "a.mp4").rename(folder / "a\nb\x07.mp4")
+    select_frames(folder, tmp_path / "out", {})
+    assert listed(tmp_path / "out", "corrupt") == [r"a\nb\x07.mp4"]
