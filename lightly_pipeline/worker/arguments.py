@@ -239,8 +239,9 @@ def _sentence(error: ValidationError) -> str:
     if not option:
         return f"{reason}."
     got = "" if isinstance(first["input"], BaseModel | dict) or option == "token" else f"={str(first['input'])[:200]}"
-    where = f" (at {key})" if key != option else ""
-    return f"Option {option}{got}{where}: {reason[0].lower()}{reason[1:]}."
+    where = f"{option}{got}" if key == option else f"{option} (at {key}{got})"
+    # "Input should be …" follows a colon; METADATA stays what it is.
+    return f"Option {where}: {reason[:1].lower() if reason[1:2].islower() else reason[:1]}{reason[1:]}."
 
 
 def _refuse_unsupported(options: Options) -> None:
