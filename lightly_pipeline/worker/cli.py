@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         from importlib import import_module
 
         sys.exit(import_module("lightly_pipeline.worker.datapool.cli").main(given[1:]))
-    if not given or given[0] in ("--help", "-h", "help"):
+    if not given or given[0] == "help" or {"--help", "-h"} & set(given):
         # `lightly-worker --help | head` is no error.
         with suppress(BrokenPipeError):
             print(_help(), flush=True)
@@ -80,14 +80,19 @@ def run(arguments: Sequence[str]) -> int:
             for argument in arguments
             if "=" not in argument or argument.startswith(("s3://", "/", "./", "../"))
         ]
-        options = parse_arguments([argument for argument in arguments if argument not in places])
+        try:
+            options = parse_arguments([argument for argument in arguments if argument not in places])
+        except OptionError as error:
+            raise OptionError(f"{error}{_hint(arguments, places)}") from None
         if options.sanity_check:
             from lightly_pipeline.worker.sanity import sanity_check
 
             sanity_check()
             return 0
         if len(places) != 2:
-            raise OptionError(f"INPUT and OUTPUT are needed, and got {places}: see lightly-worker --help.")
+            raise OptionError(
+                f"INPUT and OUTPUT are needed, and got {places}: see lightly-worker --help.{_hint(arguments, places)}"
+            )
         return _select(places[0], places[1], options)
     except Interrupted as error:
         # Transfers that are under way would be waited for at a normal end.
@@ -95,6 +100,13 @@ def run(arguments: Sequence[str]) -> int:
     except WorkerError as error:
         print(f"lightly-worker: {error}", file=sys.stderr, flush=True)
         return error.exit_code
+
+
+def _hint(arguments: Sequence[str], places: Sequence[str]) -> str:
+    """What to write where INPUT or OUTPUT has a `=` in its name, and was taken for an option."""
+    taken = [argument for argument in arguments[:2] if "=" in argument and argument not in places]
+    meant = [argument for argument in taken if len(places) == 1 or os.path.exists(argument)]
+    return f" If {meant[0]!r} is a folder, write ./{meant[0]}." if meant and len(places) < 2 else ""
 
 
 def _select(source: str, target: str, options: "Options") -> int:
@@ -203,7 +215,8 @@ def _tell(result: "SelectionResult") -> None:
         + (f", {counts.unreadable:,} unreadable files" if counts.unreadable else "")
         + ")."
     )
-    if not result.manifest.options.get("dump_dataset"):
+    options = result.manifest.options
+    if not options.get("dump_dataset") and not options.get("webdataset_shard_size_in_MB"):
         print("The frames themselves were not written: add dump_dataset=True for that.")
     base = result.uri.rstrip("/")
     print(f"Result: {base}/  (report: {base}/{layout.REPORT_HTML})", flush=True)

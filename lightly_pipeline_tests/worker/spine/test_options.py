@@ -78,6 +78,22 @@ def test_help_lists_every_option_with_its_default_and_every_exit_code():
         assert f"{code}  {meaning}" in shown.stdout
 
 
+def test_help_is_shown_wherever_it_is_asked_for():
+    assert run_worker("in", "out", "--help").stdout == run_worker("--help").stdout
+
+
+@pytest.mark.parametrize("places", [("a=1", "out"), ("in", "seed=1"), ("seed=1", "out=2")])
+def test_a_place_that_was_taken_for_an_option_is_told_with_the_way_to_write_it(tmp_path, monkeypatch, places):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / places[0]).mkdir()
+    ended = run_worker(*places)
+    assert ended.returncode == OptionError.exit_code
+    taken = next(place for place in places if "=" in place)
+    assert f"If '{taken}' is a folder, write ./{taken}." in ended.stderr
+    assert ended.stderr.count("\n") == 1
+    assert "If" not in run_worker("in", "out", "sed=1").stderr
+
+
 def test_the_model_is_imported_without_numpy_decoder_or_compiler():
     heavy = ["numpy", "av", "numba", "boto3", "pyarrow", "PIL", "dagster"]
     code = (
@@ -139,6 +155,14 @@ def test_an_unknown_option_is_refused_with_the_nearest_name(argument, nearest):
         ("enable_training=True", "embedder=MODEL.onnx"),
         ("pretagging=True", "not supported"),
         ("selection_config={n_samples: 3}", "field required"),
+        (
+            "selection_config={n_samples: 3, strategies: []}",
+            "Option selection_config (at selection_config.strategies=[]): tuple should",
+        ),
+        (
+            "selection_config={n_samples: 3, strategies: [{input: {type: METADATA}, strategy: {type: WEIGHTS}}]}",
+            ": METADATA key",
+        ),
         (
             "selection_config={n_samples: 3, strategies: [{input: {type: SCORES}, strategy: {type: WEIGHTS}}]}",
             "needs predictions",

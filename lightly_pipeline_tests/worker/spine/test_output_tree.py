@@ -18,7 +18,7 @@ from PIL import Image
 from lightly_pipeline.worker import select_frames
 from lightly_pipeline.worker.frames import frame_namer
 from lightly_pipeline.worker.manifest import Manifest
-from lightly_pipeline_tests.worker.spine.conftest import tree_of
+from lightly_pipeline_tests.worker.spine.conftest import run_worker, tree_of
 
 #: reference tree of Lightly's docker, without what needs training, labels or pre-tagging …
 LIGHTLYS = {
@@ -203,6 +203,12 @@ def test_shards_hold_the_selected_frames_with_their_metadata(clips, tmp_path):
             keys += [name.rsplit(".", 1)[0] for name in archive.getnames()]
     sampled = [name.removesuffix(".png") for name in lines(out / "filenames/sampled_filenames.txt")]
     assert keys == [key for name in sampled for key in (name, name)]
+
+
+@pytest.mark.parametrize("option", ["webdataset_shard_size_in_MB=1", "dump_dataset=True", "n_example_images=0"])
+def test_who_has_the_frames_is_not_told_that_they_were_not_written(clips, tmp_path, option):
+    said = run_worker(clips, tmp_path / "out", "stopping_condition.n_samples=2", option).stdout
+    assert ("were not written" in said) == (option == "n_example_images=0")
 
 
 def test_the_report_is_one_self_contained_page(result):
