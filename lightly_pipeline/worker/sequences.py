@@ -6,6 +6,7 @@ copies are not removed, since a sequence without them would have holes.
 """
 
 import json
+import logging
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 
 from lightly_pipeline.worker.frames import FrameTable
 from lightly_pipeline.worker.output import layout
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,16 @@ def cut_sequences(table: FrameTable, usable: NDArray[np.bool_], length: int, *, 
         count = (end - start) // length
         runs.append(np.arange(start, start + count * length, dtype=np.int64).reshape(count, length))
     rows = np.concatenate(runs) if runs else np.empty((0, length), np.int64)
-    rows = rows[usable[rows].all(axis=1)] if len(rows) else rows
+    if not len(rows):
+        log.warning(
+            "%s %d frames, so that there is no sequence to select: give a smaller selected_sequence_length.",
+            "There are not" if whole else "No video has",
+            length,
+        )
+        return Sequences(rows, np.empty((0, table.embeddings.shape[1]), np.float32))
+    rows = rows[usable[rows].all(axis=1)]
+    if not len(rows):
+        log.warning("Every sequence of %d frames has one that cannot be selected: give a smaller length.", length)
     means = np.zeros((len(rows), table.embeddings.shape[1]), dtype=np.float32)
     for column in range(length):
         means += table.embeddings[rows[:, column]]

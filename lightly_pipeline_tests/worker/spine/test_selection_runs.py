@@ -608,6 +608,14 @@ def test_sequences_are_selected_whole_and_described_for_ffmpeg(clips, tmp_path):
         assert len(sequence["frame_timestamps_pts"]) == 5
 
 
+@pytest.mark.parametrize("length", [25, 10**9])
+def test_sequences_longer_than_any_video_are_told(clips, tmp_path, caplog, length):
+    """It said that 0 frames were selected, and not why."""
+    result = select_frames(clips, tmp_path / "out", {"selected_sequence_length": length})
+    assert result.manifest.counts.selected == 0
+    assert f"No video has {length} frames" in caplog.text
+
+
 def test_a_fraction_of_sequences_is_rounded_up_to_the_next_whole_one(clips, tmp_path):
     options = {"selected_sequence_length": 4, "stopping_condition.n_samples": 0.1}
     assert select_frames(clips, tmp_path / "out", options).manifest.counts.selected == 8
