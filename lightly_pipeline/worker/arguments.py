@@ -8,7 +8,7 @@ import difflib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -42,16 +42,19 @@ def parse_arguments(arguments: Sequence[str]) -> Options:
         if not equals or not key:
             raise OptionError(f"{argument!r} is not an option: options are written key=value, see --help.")
         _put(given, key, value)
-    if file := given.get("config"):
-        given = _merged(_read_yaml(Path(str(file))), given)
     return make_options(given)
 
 
 def make_options(given: Mapping[str, Any]) -> Options:
-    """Options from nested values, as YAML or Python gives them, dotted keys too. OptionError otherwise."""
+    """Options from nested values, as YAML or Python gives them, dotted keys too. OptionError otherwise.
+
+    Those in the file that `config` names come below the given ones.
+    """
     nested: dict[str, Any] = {}
     for key, value in given.items():
         _put(nested, str(key), value)
+    if file := nested.get("config"):
+        nested = _merged(_read_yaml(Path(str(file))), nested)
     _refuse_unknown(nested, Options, "")
     try:
         options = Options.model_validate(_parsed(nested, Options))
@@ -209,6 +212,8 @@ def _parsed(given: Mapping[str, Any], model: type[BaseModel], prefix: str = "") 
 
     values: dict[str, Any] = {}
     for key, value in given.items():
+        if isinstance(value, PurePath):
+            value = str(value)
         if isinstance(value, str):
             require_text(f"Option '{prefix}{key}'", value)
         field = model.model_fields[key]

@@ -385,7 +385,16 @@ class Options(_Group):
                 f"stopping_condition.n_samples={wanted} is no multiple of selected_sequence_length={length}"
             )
         if self.selection_config is not None:
-            stop = self.stopping_condition
+            stop, wanted = self.stopping_condition, self.selection_config.n_samples or 0
+            if wanted % length:
+                raise ValueError(
+                    f"selection_config.n_samples={wanted} is no multiple of selected_sequence_length={length}"
+                )
+            if self.method != "balanced":
+                raise ValueError(
+                    f"selection_config says by its strategies how to select, and method={self.method} does so too: "
+                    f"give one of them"
+                )
             if stop.n_samples != -1 or stop.min_distance != -1.0:
                 raise ValueError("selection_config and stopping_condition say the same thing: give one of them")
         if self.embeddings and self.embedder:

@@ -55,6 +55,9 @@ LIGHTLYS_DEFAULTS = {
 }
 
 
+DIVERSITY = "[{input: {type: EMBEDDINGS}, strategy: {type: DIVERSITY}}]"
+
+
 def _strategies(looks_at, rule):
     return {"n_samples": 3, "strategies": [{"input": looks_at, "strategy": rule}]}
 
@@ -223,6 +226,30 @@ def test_yaml_gives_options_and_the_command_line_wins(tmp_path):
     assert options.stopping_condition.n_samples == 7
     assert options.datapool.name == "pool"
     assert options.output_image_size == (48, 64)
+
+
+def test_options_from_python_may_come_from_a_yaml_file_too(tmp_path):
+    """The file was accepted and ignored."""
+    file = tmp_path / "options.yaml"
+    file.write_text("stopping_condition.n_samples: 3\nmethod: coreset\n")
+    options = make_options({"config": file, "method": "random", "embeddings": tmp_path / "e.csv"})
+    assert options.stopping_condition.n_samples == 3
+    assert options.method == "random"
+    assert options.embeddings == str(tmp_path / "e.csv")
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ("selected_sequence_length=3", "n_samples=2 is no multiple of selected_sequence_length=3"),
+        ("method=random", "method=random does so too"),
+        ("stopping_condition.n_samples=2", "say the same thing"),
+    ],
+)
+def test_options_that_contradict_a_selection_config_are_refused(other, words):
+    config = f"selection_config={{n_samples: 2, strategies: {DIVERSITY}}}"
+    with pytest.raises(OptionError, match=words):
+        parse_arguments([config, other])
 
 
 @pytest.mark.parametrize("content", ["- a list", "{broken", "n_samples: 3"])
