@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -24,7 +24,7 @@ from lightly_pipeline.worker.scan import ModelUnusable, ScanSettings, VideoScan,
 from lightly_pipeline.worker.scan.cores import usable_cores
 from lightly_pipeline.worker.scan_store import ScanStore
 from lightly_pipeline.worker.scratch import Scratch
-from lightly_pipeline.worker.sources import InputFile, Source
+from lightly_pipeline.worker.sources import InputFile, Source, as_utf8
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +94,7 @@ class Scanner:
             )
             with closing(cast("Generator[VideoScan]", scans)):
                 for file, digest, scan in zip(batch, digests, scans, strict=True):
+                    _put_in_text(scan)
                     self._tell(file, scan)
                     kept = store.keep(file, digest.result(), scan)
                     yield file, ScannedFiles((file,), kept, (digest.result(),), images=False)
@@ -103,6 +104,7 @@ class Scanner:
     ) -> Iterator[ScannedFiles]:
         for batch, paths, digests in self._batches(files, _IMAGES):
             scan = scan_images(paths, scratch=self.scratch.scans, settings=settings, on_progress=advance)
+            _put_in_text(scan)
             yield ScannedFiles(tuple(batch), scan, tuple(digest.result() for digest in digests), images=True)
 
     def fetch(self, files: Sequence[InputFile]) -> list[Path]:
@@ -143,6 +145,11 @@ class Scanner:
         for problem in scan.problems:
             if problem.frame_index is None:
                 log.warning("%s: %s", file.name, problem.reason)
+
+
+def _put_in_text(scan: VideoScan) -> None:
+    """Make text of the reasons, which quote the names of files: not all of those are UTF-8, and all reports are."""
+    scan.problems[:] = [replace(problem, reason=as_utf8(problem.reason)) for problem in scan.problems]
 
 
 def scan_settings(options: Options) -> ScanSettings:

@@ -78,16 +78,17 @@ class FolderSource:
                 subfolders[:] = [name for name in subfolders if (Path(folder) / name).resolve() != omitted]
             for name in names:
                 path = Path(folder, name)
+                below = as_utf8(path.relative_to(self.root).as_posix())
                 try:
                     status = path.stat()
                 except OSError:
                     # A dangling link or a file that went away: listed with size 0, it is reported as unreadable.
-                    yield InputFile(_text(path.relative_to(self.root)), 0, "missing", str(path))
+                    yield InputFile(below, 0, "missing", str(path))
                     continue
                 version = f"{status.st_mtime_ns}"
                 # A pipe would be waited for without end.
                 problem = "" if stat.S_ISREG(status.st_mode) else "It is a pipe, a socket or a device, and no file."
-                yield InputFile(_text(path.relative_to(self.root)), status.st_size, version, str(path), problem)
+                yield InputFile(below, status.st_size, version, str(path), problem)
 
     def fetch(self, file: InputFile, folder: Path) -> Path:
         """The file itself."""
@@ -163,8 +164,9 @@ def as_text(name: bytes) -> str:
     return name.decode("utf-8", "backslashreplace")
 
 
-def _text(relative: Path) -> str:
-    return as_text(relative.as_posix().encode("utf-8", "surrogateescape"))
+def as_utf8(text: str) -> str:
+    """Text in which Python may have kept bytes of a path that are not UTF-8, as `as_text` has them."""
+    return as_text(text.encode("utf-8", "surrogateescape"))
 
 
 def _unreadable_folder(error: OSError) -> None:

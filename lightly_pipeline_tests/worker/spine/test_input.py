@@ -153,6 +153,14 @@ def test_an_empty_place_is_refused(folder, tmp_path, monkeypatch, places):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "scratch"]
 
 
+def test_a_bad_file_whose_name_is_no_text_stops_nothing(folder, tmp_path):
+    """Its reason quotes the name, and no page could be written with it."""
+    (folder / os.fsdecode(b"bad\xff.mp4")).write_text("no video")
+    result = select_frames(folder, tmp_path / "out", {})
+    assert result.manifest.counts.frames == 22
+    assert listed(tmp_path / "out", "corrupt") == [r"bad\xff.mp4"]
+
+
 def test_a_name_with_a_line_break_is_one_line_of_the_list(folder, tmp_path):
     (folder / "a.mp4").rename(folder / "a\nb\x07.mp4")
     select_frames(folder, tmp_path / "out", {})
