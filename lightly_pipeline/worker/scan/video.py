@@ -43,6 +43,7 @@ from lightly_pipeline.worker.scan.types import FRAME_DTYPE, EmbedderIdentity, Pr
 #: Chunks that may be decoded and not yet fetched by the caller, over all files.
 _UNFETCHED = 64
 _PROGRESS_STEP = 32
+_MOST_THREADS = 64
 
 
 def _nothing(frames: int) -> None:
@@ -176,7 +177,7 @@ class _Scan:
         self._settings = settings
         self._on_progress = on_progress
         self._on_opened = on_opened
-        self._threads = settings.threads or usable_cores()
+        self._threads = min(settings.threads or usable_cores(), _MOST_THREADS)
         self._neural = NeuralEmbedder(settings.model) if settings.model else None
         self._embedder = self._neural.identity if self._neural else BUILT_IN
         self._stop = threading.Event()
@@ -189,7 +190,7 @@ class _Scan:
     def results(self) -> Iterator[VideoScan]:
         """The scans, in the order of the paths."""
         self._start(self._feed, "scan-feed")
-        for number in range(min(self._threads, 64)):
+        for number in range(self._threads):
             self._start(self._work, f"scan-{number}")
         waiting: dict[int, _File] = {}
         for number, path in enumerate(self._paths):
