@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -81,9 +82,7 @@ class Datapool:
 
     def read(self, part: str) -> Part:
         """One part; raises FileNotFoundError when there is none of that name."""
-        name = self._object(part)
-        with self.store.open(name) as file:
-            return Part.read(file, self.store.locate(name))
+        return self._read(part)[1]
 
     def replace(
         self,
@@ -106,8 +105,8 @@ class Datapool:
     def keep_history(self, part: str) -> None:
         """Copy a part as it is to history/, named by its content: a repetition adds nothing."""
         try:
-            with self.store.open(self._object(part)) as file:
-                earlier = file.read()
+            with self.store.open(self._object(part)) as opened:
+                earlier = opened.file.read()
         except FileNotFoundError:
             return
         digest = hashlib.sha256(earlier).hexdigest()[:12]
@@ -159,11 +158,11 @@ class Datapool:
 
         Safe at any time beside any other use of the pool, and when it is killed. Parts stay as they are.
         """
-        old = [stored.name for stored in self.store.list(self._folder + segments.FOLDER)]
+        old = self._segments()
         live = {name: stored.tag for name, stored in self.parts()}
         kept: set[str] = set()
         copied: set[str] = set()
-        for name in old:
+        for name in sorted(old):
             segment = self._segment(name)
             if segment is None:
                 continue
@@ -173,47 +172,55 @@ class Datapool:
             if used >= rows / 2 and used >= 0.8 * len(segment.embeddings):
                 kept.add(name)
                 copied |= valid
-        fresh = (
-            (name, tag, part)
-            for name, tag in live.items()
-            if name not in copied and (part := self._read_or_none(name)) is not None
-        )
-        for segment in segments.gather(fresh, rows):
+        for segment in segments.gather(self._parts_with_tags(set(live) - copied), rows):
             object_name, content = segment.to_object()
             self.store.write(self._folder + object_name, content)
             kept.add(self._folder + object_name)
-        for name in old:
-            if name not in kept:
-                self.store.delete(name)
-        return Compaction(parts=len(live), segments=len(kept), removed=len(set(old) - kept))
+        for name in old - kept:
+            self.store.delete(name)
+        return Compaction(parts=len(live), segments=len(kept), removed=len(old - kept))
 
     def _contents(self, without: str | None) -> Iterator[tuple[str, Embedder, NDArray[np.float32]]]:
         """(part, embedder, vectors): from segments where they are current, else from the parts themselves."""
         live = {name: stored.tag for name, stored in self.parts() if name != without}
-        for stored in self.store.list(self._folder + segments.FOLDER):
-            segment = self._segment(stored.name)
-            for copied in segment.parts if segment else ():
-                if live.get(copied.part) == copied.tag:
-                    del live[copied.part]
-                    assert segment is not None  # noqa: S101 - for the type checker
-                    yield copied.part, segment.embedder, segment.embeddings[copied.start : copied.stop]
-        for name in live:
-            part = self._read_or_none(name)
-            if part is not None:
-                yield name, part.embedder, part.embeddings
+        seen: set[str] = set()
+        # A segment that was listed is gone when a compaction put its parts into others: these are listed then.
+        while live and (names := self._segments() - seen):
+            for name in sorted(names):
+                segment = self._segment(name)
+                for copied in segment.parts if segment else ():
+                    if live.get(copied.part) == copied.tag:
+                        del live[copied.part]
+                        assert segment is not None  # noqa: S101 - for the type checker
+                        yield copied.part, segment.embedder, segment.embeddings[copied.start : copied.stop]
+            seen |= names
+        for name, _, part in self._parts_with_tags(live):
+            yield name, part.embedder, part.embeddings
 
-    def _read_or_none(self, part: str) -> Part | None:
-        """A part; None when it was removed since it was listed, as if it had been removed before."""
-        try:
-            return self.read(part)
-        except FileNotFoundError:
-            return None
+    def _segments(self) -> set[str]:
+        """The objects that are segments."""
+        return {stored.name for stored in self.store.list(self._folder + segments.FOLDER)}
+
+    def _parts_with_tags(self, names: Iterable[str]) -> Iterator[tuple[str, str, Part]]:
+        """(name, tag, part) by name, as they are now: a listed tag may be that of another content.
+
+        One that was removed since it was listed is left out, as if it had been removed before.
+        """
+        for name in sorted(names):
+            with suppress(FileNotFoundError):
+                yield name, *self._read(name)
+
+    def _read(self, part: str) -> tuple[str, Part]:
+        """(tag, part): of one content."""
+        name = self._object(part)
+        with self.store.open(name) as opened:
+            return opened.tag, Part.read(opened.file, self.store.locate(name))
 
     def _segment(self, name: str) -> Segment | None:
         """A segment; None when somebody else's compaction has just removed it."""
         try:
-            with self.store.open(name) as file:
-                return Segment.read(file, self.store.locate(name))
+            with self.store.open(name) as opened:
+                return Segment.read(opened.file, self.store.locate(name))
         except FileNotFoundError:
             return None
 

@@ -1,14 +1,16 @@
 """Where a datapool's objects are: a folder, or a prefix in S3. Five operations, the same for both.
 
-An object appears whole or not at all. Its `tag` changes whenever its content is replaced.
+An object appears whole or not at all. Its `tag` changes whenever its content is replaced. What the folder or S3 refuses
+is a DatapoolError.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 _SPOOL_BYTES = 32 << 20
+#: Times that an object is asked for while its transfer breaks off; boto3 repeats only what gets no answer.
+_ATTEMPTS = 5
 
 
 @dataclass(frozen=True)
@@ -32,14 +36,22 @@ class Stored:
     modified: float
 
 
+@dataclass(frozen=True)
+class Opened:
+    """An object that is being read: its content as a seekable file, and the tag of exactly this content."""
+
+    file: IO[bytes]
+    tag: str
+
+
 class Store(Protocol):
     """Objects under one root."""
 
     def list(self, folder: str = "") -> Iterator[Stored]:
         """Objects directly in `folder` ("" or "name/"), by name."""
 
-    def open(self, name: str) -> AbstractContextManager[IO[bytes]]:
-        """A context with the object as a seekable file; raises FileNotFoundError."""
+    def open(self, name: str) -> AbstractContextManager[Opened]:
+        """A context with the object; raises FileNotFoundError."""
 
     def write(self, name: str, content: bytes) -> None:
         """Create or replace the object at once."""
@@ -86,43 +98,45 @@ class FolderStore:
 
     def list(self, folder: str = "") -> Iterator[Stored]:
         """Files directly in `folder`, by name; temporary files of writers are left out."""
-        where = self.root / folder
-        if not where.is_dir():
-            return
-        with os.scandir(where) as entries:
-            files = sorted((entry for entry in entries if entry.is_file()), key=lambda entry: entry.name)
-        for entry in files:
-            if entry.name.endswith(".partial"):
-                continue
-            status = entry.stat()
-            tag = f"{status.st_ino}-{status.st_mtime_ns}-{status.st_size}"
-            yield Stored(folder + entry.name, tag, status.st_size, status.st_mtime)
+        found = []
+        with self._explained(folder), suppress(FileNotFoundError), os.scandir(self.root / folder) as entries:
+            for entry in entries:
+                # Others may remove it meanwhile: then it is as if it had been removed before.
+                with suppress(FileNotFoundError):
+                    if entry.is_file() and not entry.name.endswith(".partial"):
+                        status = entry.stat()
+                        found.append(Stored(folder + entry.name, _tag(status), status.st_size, status.st_mtime))
+        return iter(sorted(found, key=lambda stored: stored.name))
 
     @contextmanager
-    def open(self, name: str) -> Iterator[IO[bytes]]:
+    def open(self, name: str) -> Iterator[Opened]:
         """The file."""
-        with (self.root / name).open("rb") as file:
-            yield file
+        with self._explained(name):
+            file = (self.root / name).open("rb")
+        with file:
+            yield Opened(file, _tag(os.fstat(file.fileno())))
 
     def write(self, name: str, content: bytes) -> None:
         """Write beside, flush to disk, rename over."""
         target = self.root / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, partial = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(partial, 0o644)
-            os.replace(partial, target)
-        except BaseException:
-            Path(partial).unlink(missing_ok=True)
-            raise
+        with self._explained(name):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            handle, partial = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent)
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.chmod(partial, 0o644)
+                os.replace(partial, target)
+            except BaseException:
+                Path(partial).unlink(missing_ok=True)
+                raise
 
     def delete(self, name: str) -> None:
         """Remove the file."""
-        (self.root / name).unlink(missing_ok=True)
+        with self._explained(name):
+            (self.root / name).unlink(missing_ok=True)
 
     def prepare(self) -> None:
         """The folder, or the nearest one above it that exists, must be one that can be written."""
@@ -138,6 +152,23 @@ class FolderStore:
     def locate(self, name: str) -> str:
         """The path."""
         return str(self.root / name)
+
+    @contextmanager
+    def _explained(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise DatapoolError(
+                f"The datapool at {self.locate(name)} cannot be used: {error.strerror or error}. Make room or give "
+                "access there, or name another place."
+            ) from error
+
+
+def _tag(status: os.stat_result) -> str:
+    """What changes when a file is replaced."""
+    return f"{status.st_ino}-{status.st_mtime_ns}-{status.st_size}"
 
 
 class S3Store:
@@ -160,19 +191,33 @@ class S3Store:
                     yield Stored(name, item["ETag"].strip('"'), item["Size"], item["LastModified"].timestamp())
 
     @contextmanager
-    def open(self, name: str) -> Iterator[IO[bytes]]:
+    def open(self, name: str) -> Iterator[Opened]:
         """The object, in memory up to 32 MiB and in a temporary file beyond."""
-        from botocore.exceptions import ClientError
-
         with tempfile.SpooledTemporaryFile(_SPOOL_BYTES) as file:
+            with self._explained(name):
+                tag = self._get(name, file)
+            file.seek(0)
+            yield Opened(file, tag)
+
+    def _get(self, name: str, file: IO[bytes]) -> str:
+        """Write the object to `file`; its tag. One GET for both: between two requests it may be replaced."""
+        from botocore.exceptions import ClientError, IncompleteReadError, ReadTimeoutError, ResponseStreamingError
+
+        for attempt in range(1, _ATTEMPTS + 1):
             try:
-                self.client.download_fileobj(self.bucket, self.prefix + name, file)
+                answer = self.client.get_object(Bucket=self.bucket, Key=self.prefix + name)
+                shutil.copyfileobj(answer["Body"], file)
+                return answer["ETag"].strip('"')
             except ClientError as error:
                 if error.response.get("Error", {}).get("Code") in {"404", "NoSuchKey"}:
                     raise FileNotFoundError(self.locate(name)) from error
-                raise DatapoolError(f"S3 did not give {self.locate(name)}: {error}.") from error
-            file.seek(0)
-            yield file
+                raise
+            except (IncompleteReadError, ReadTimeoutError, ResponseStreamingError):
+                if attempt == _ATTEMPTS:
+                    raise
+                file.seek(0)
+                file.truncate()
+        raise AssertionError("The last attempt returns or raises.")
 
     def write(self, name: str, content: bytes) -> None:
         """One PUT."""

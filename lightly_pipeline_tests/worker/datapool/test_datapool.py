@@ -1,11 +1,13 @@
 """The datapool in a folder and in S3: what parallel and repeated runs may rely on."""
 
+import io
 import threading
 from dataclasses import dataclass
 
 import boto3
 import numpy as np
 import pytest
+from botocore.response import StreamingBody
 from moto.server import ThreadedMotoServer
 
 from lightly_pipeline.worker.datapool import Datapool, DatapoolError
@@ -122,6 +124,22 @@ def test_a_bucket_that_is_not_there_is_a_sentence(s3_endpoint, monkeypatch, tmp_
         Datapool("s3://nobody-made-this/pool").load(Identity(), scratch=tmp_path)
 
 
+def test_a_folder_that_cannot_be_used_is_a_sentence(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    pool = Datapool(str(tmp_path / "file"))
+    for use in (lambda: fill(pool, "a", 1), lambda: pool.load(None, scratch=tmp_path), lambda: pool.read("a")):
+        with pytest.raises(DatapoolError, match="cannot be used: Not a directory"):
+            use()
+
+
+def test_a_server_that_does_not_answer_is_a_sentence(monkeypatch):
+    """Reading an object let boto3's own error through, listing did not."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr("time.sleep", lambda _seconds: None)
+    with pytest.raises(DatapoolError, match=r"127\.0\.0\.1:9"):
+        Datapool("s3://bucket/pool").read("a")
+
+
 def test_compaction_changes_how_a_pool_is_read_and_not_what_it_holds(uri, tmp_path):
     pool = Datapool(uri)
     for i in range(7):
@@ -177,6 +195,60 @@ def test_compaction_beside_writers_and_other_compactions_loses_nothing(uri, tmp_
     assert failures == []
     assert len(pool.load(Identity(), scratch=tmp_path)) == 20
     assert sum(len(pool.read(name).filenames) for name, _ in pool.parts()) == 20
+
+
+def before_opening(pool, act):
+    """Call `act(name)` whenever an object of the pool is about to be read; returns the names so far."""
+    opened, original = [], pool.store.open
+
+    def acting(name):
+        opened.append(name)
+        act(name)
+        return original(name)
+
+    pool.store.open = acting
+    return opened
+
+
+def test_a_compaction_under_a_reader_costs_it_nothing(uri, tmp_path):
+    """The segments that it had listed were gone, and in a folder the run ended with a traceback."""
+    pool = Datapool(uri)
+    for i in range(6):
+        fill(pool, f"video-{i}", 2, seed=i)
+    expected = sorted(map(bytes, pool.load(Identity(), scratch=tmp_path).embeddings))
+    pool.compact(rows=4)
+    opened = before_opening(pool, lambda _name: Datapool(uri).compact(rows=100) if len(opened) == 2 else None)
+    assert sorted(map(bytes, pool.load(Identity(), scratch=tmp_path).embeddings)) == expected
+    assert all(".segments/" in name for name in opened)
+
+
+def test_a_compaction_knows_a_part_by_what_it_read_and_not_by_what_was_listed(uri, tmp_path):
+    """A part was replaced between the two and returned later: the pool held the vectors in between for good."""
+    pool = Datapool(uri)
+    names, vectors = fill(pool, "video-0", 2, seed=1)
+    before_opening(pool, lambda _name: fill(Datapool(uri), "video-0", 2, seed=2))
+    pool.compact()
+    pool = Datapool(uri)
+    pool.replace("video-0", names, vectors, Identity(), "sha")
+    assert (pool.load(Identity(), scratch=tmp_path).embeddings == vectors).all()
+
+
+def test_an_object_whose_transfer_breaks_off_is_asked_for_again(s3_endpoint, monkeypatch, tmp_path):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_endpoint)
+    boto3.client("s3").create_bucket(Bucket="breaking")
+    pool = Datapool("s3://breaking/pool")
+    _, vectors = fill(pool, "video-0", 3, seed=1)
+    get, left = pool.store.client.get_object, [1, 1]
+
+    def broken(**request):
+        answer = get(**request)
+        if left:
+            left.pop()
+            answer["Body"] = StreamingBody(io.BytesIO(answer["Body"].read()[:100]), answer["ContentLength"])
+        return answer
+
+    monkeypatch.setattr(pool.store.client, "get_object", broken)
+    assert (pool.load(Identity(), scratch=tmp_path).embeddings == vectors).all()
 
 
 def test_lightlys_file_goes_out_and_comes_back_exactly(tmp_path):
