@@ -67,9 +67,9 @@ def give_embeddings(table: FrameTable, file: str, source: Source, *, normalize: 
     known[places[there]] = np.isfinite(raw[places[there]]).all(axis=1)
     raw[~known] = 0.0
     if "masked" in given.column_names:
-        known[places[there & (_numbers(given, "masked", file) != 0)]] = False
+        known[places[there & _marked(given, "masked", file)]] = False
     if "selected" in given.column_names:
-        selected[places[there & (_numbers(given, "selected", file) != 0)]] = True
+        selected[places[there & _marked(given, "selected", file)]] = True
     log.info("Found embeddings of %d of %d frames in %s.", int(known.sum()), len(table), file)
     vectors: NDArray[np.float32] = raw
     if normalize:
@@ -95,6 +95,11 @@ def _read(file: str, source: Source) -> "pa.Table":
         return csv.read_csv(BytesIO(content))
     except pa.ArrowException as error:
         raise OptionError(f"embeddings={file} cannot be read: {' '.join(str(error).split())}.") from error
+
+
+def _marked(given: "pa.Table", column: str, file: str) -> NDArray[np.bool_]:
+    """bool [n]: a number other than 0 stands in the column; an empty cell marks nothing."""
+    return np.asarray(np.nan_to_num(_numbers(given, column, file)) != 0)
 
 
 def _numbers(given: "pa.Table", column: str, file: str) -> NDArray[np.float64]:

@@ -488,6 +488,17 @@ def test_masked_frames_are_left_out_and_preselected_ones_count(clips, tmp_path):
     assert names[23] not in chosen
 
 
+def test_an_empty_cell_neither_masks_nor_selects(clips, tmp_path):
+    """An empty cell was taken for a 1: whoever marked one frame had marked all."""
+    names = [f"a-{i:02}-mp4.png" for i in range(24)]
+    masked, chosen = ([1 if i == marked else "" for i in range(24)] for marked in (23, 3))
+    given = _given(tmp_path, names, masked=masked, selected=chosen)
+    result = select_frames(clips, tmp_path / "out", {"embeddings": str(given), "stopping_condition.n_samples": 2})
+    assert names[3] in sampled(tmp_path / "out")
+    assert names[23] not in sampled(tmp_path / "out")
+    assert (result.manifest.counts.candidates, result.manifest.counts.selected) == (23, 2)
+
+
 @pytest.mark.parametrize("content", ["a,b\n1,2\n", "filenames,embedding_0,labels\nnowhere.png,1.0,0\n"])
 def test_embeddings_that_fit_nothing_are_refused(clips, tmp_path, content):
     (tmp_path / "given.csv").write_text(content)
