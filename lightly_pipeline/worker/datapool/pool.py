@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import tempfile
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 _SUFFIX = ".npz"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -217,12 +220,14 @@ class Datapool:
             return opened.tag, Part.read(opened.file, self.store.locate(name))
 
     def _segment(self, name: str) -> Segment | None:
-        """A segment; None when somebody else's compaction has just removed it."""
-        try:
-            with self.store.open(name) as opened:
+        """A segment; None when somebody else's compaction has just removed it, or when it is damaged."""
+        with suppress(FileNotFoundError), self.store.open(name) as opened:
+            try:
                 return Segment.read(opened.file, self.store.locate(name))
-        except FileNotFoundError:
-            return None
+            except DatapoolError:
+                place = self.store.locate(name)
+                log.warning("%s is damaged: what it copies is read from the parts until the next compaction.", place)
+        return None
 
     def _mixed(self, part: str, found: Embedder, expected: Embedder) -> DatapoolError:
         return DatapoolError(

@@ -2,8 +2,8 @@
 
 A segment repeats parts and remembers the tag of the object that each was copied from. It is a copy and nothing more: a
 reader uses a row range only while the part's object still has that tag, and reads the object itself otherwise. So
-compaction needs no lock: whoever replaces a part, compacts at the same time, dies half-way or deletes all segments
-costs other readers time and never a vector. Segments are named by their content.
+compaction needs no lock: whoever replaces a part, compacts at the same time, dies half-way, damages or deletes all
+segments costs other readers time and never a vector. Segments are named by their content.
 
 Layout: `<name>/.segments/<sha256>.npz` with `about` (JSON: embedder, parts as [name, tag, rows]) and `embeddings`.
 """
@@ -19,7 +19,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from lightly_pipeline.worker.datapool.part import Embedder, Part, archive, read_archive
+from lightly_pipeline.worker.datapool.part import DatapoolError, Embedder, Part, archive, read_archive
 
 FOLDER = ".segments/"
 #: Rows in a segment: about 50 MB at 128 dimensions, held in memory while it is made or read.
@@ -53,14 +53,20 @@ class Segment:
 
     @classmethod
     def read(cls, file: IO[bytes], name: str) -> Segment:
-        """The segment in an open archive."""
+        """The segment in an open archive; raises DatapoolError where it is damaged."""
         arrays = read_archive(file, name)
-        about = json.loads(arrays["about"].tobytes())
         parts, at = [], 0
-        for part, tag, rows in about["parts"]:
-            parts.append(Copied(part, tag, at, at + rows))
-            at += rows
-        return cls(Embedder(about["name"], about["version"], about["dimensions"]), tuple(parts), arrays["embeddings"])
+        try:
+            about, embeddings = json.loads(arrays["about"].tobytes()), arrays["embeddings"]
+            embedder = Embedder(about["name"], about["version"], about["dimensions"])
+            for part, tag, rows in about["parts"]:
+                parts.append(Copied(part, tag, at, at + rows))
+                at += rows
+        except (LookupError, ValueError, TypeError) as error:
+            raise DatapoolError(f"{name} is no segment ({type(error).__name__}: {error}).") from error
+        if embeddings.dtype != np.float32 or embeddings.shape != (at, embedder.dimensions):
+            raise DatapoolError(f"{name} is no segment: its vectors are not those that it names.")
+        return cls(embedder, tuple(parts), embeddings)
 
 
 def gather(parts: Iterable[tuple[str, str, Part]], rows: int = ROWS) -> Iterator[Segment]:

@@ -1,6 +1,7 @@
 """The datapool in a folder and in S3: what parallel and repeated runs may rely on."""
 
 import io
+import json
 import threading
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from moto.server import ThreadedMotoServer
 from lightly_pipeline.worker.datapool import Datapool, DatapoolError
 from lightly_pipeline.worker.datapool.cli import main
 from lightly_pipeline.worker.datapool.lightly_csv import export_csv, import_csv
+from lightly_pipeline.worker.datapool.part import archive
 from lightly_pipeline_tests.worker.select.vectors import unit_vectors
 
 
@@ -249,6 +251,45 @@ def test_an_object_whose_transfer_breaks_off_is_asked_for_again(s3_endpoint, mon
 
     monkeypatch.setattr(pool.store.client, "get_object", broken)
     assert (pool.load(Identity(), scratch=tmp_path).embeddings == vectors).all()
+
+
+def _archive(**arrays):
+    return archive({name: np.asarray(array) for name, array in arrays.items()})
+
+
+def _about(**about):
+    whole = {"name": "frames", "version": "1", "dimensions": 8, "parts": []}
+    return np.frombuffer(json.dumps({**whole, **about}).encode(), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        b"",
+        b"not an archive",
+        _archive(embeddings=np.zeros((1, 8), np.float32)),
+        _archive(about=_about(parts=None), embeddings=np.zeros((0, 8), np.float32)),
+        _archive(about=_about(parts=[["video-0", "tag", "2"]]), embeddings=np.zeros((2, 8), np.float32)),
+        _archive(about=_about(parts=[["video-0", "tag", 2]]), embeddings=np.zeros((1, 8), np.float32)),
+        _archive(about=_about(), embeddings=np.zeros((0, 8))),
+    ],
+)
+def test_a_damaged_segment_is_not_used_and_goes_with_the_next_compaction(tmp_path, caplog, damaged):
+    """It ended every run, and the compaction that was to mend it."""
+    pool = Datapool(str(tmp_path))
+    for i in range(3):
+        fill(pool, f"video-{i}", 2, seed=i)
+    pool.compact(rows=2)
+    [first, *others] = (tmp_path / "lightly-datapool/.segments").iterdir()
+    first.write_bytes(damaged)
+    assert len(pool.load(Identity(), scratch=tmp_path)) == 6
+    assert first.name in caplog.text
+    pool.compact(rows=2)
+    assert not first.exists() or first.read_bytes() != damaged
+    assert len(list(first.parent.iterdir())) == len(others) + 1
+    caplog.clear()
+    assert len(pool.load(Identity(), scratch=tmp_path)) == 6
+    assert caplog.text == ""
 
 
 def test_lightlys_file_goes_out_and_comes_back_exactly(tmp_path):
