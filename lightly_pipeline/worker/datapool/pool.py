@@ -87,6 +87,15 @@ class Datapool:
         """One part; raises FileNotFoundError when there is none of that name."""
         return self._read(part)[1]
 
+    def contents(self) -> Iterator[tuple[str, Part]]:
+        """(name, part) of every part, by name."""
+        for name, _, part in self._parts_with_tags(name for name, _ in self.parts()):
+            yield name, part
+
+    def embedders(self) -> Iterator[tuple[str, Embedder]]:
+        """(part name, embedder) of every part that holds vectors; one part or segment in memory at a time."""
+        return ((name, embedder) for name, embedder, rows in self._contents(None) if len(rows))
+
     def replace(
         self,
         part: str,
@@ -127,7 +136,7 @@ class Datapool:
         """All vectors except those of the part `without` (a run never conditions on its own earlier result).
 
         They go to a file in the folder `scratch` and are mapped from there, so memory holds one part at a time.
-        Raises DatapoolError when a part was made by another embedder than `embedder`, or, with None, when the parts
+        Raises DatapoolError when vectors were made by another embedder than `embedder`, or, with None, when the parts
         do not agree among themselves.
         """
         expected = None if embedder is None else Embedder.of(embedder)
@@ -137,15 +146,17 @@ class Datapool:
         with tempfile.NamedTemporaryFile(prefix="datapool-", suffix=".f32", dir=scratch, delete=False) as spool:
             try:
                 for name, identity, rows in self._contents(without):
+                    if not len(rows):
+                        # Nothing to compare: it may be of an earlier embedder.
+                        continue
                     if expected is None:
                         expected = identity
                     if identity != expected:
                         raise self._mixed(name, identity, expected)
-                    if len(rows):
-                        names.append(name)
-                        starts.append(count)
-                        count += len(rows)
-                        spool.write(np.ascontiguousarray(rows).data)
+                    names.append(name)
+                    starts.append(count)
+                    count += len(rows)
+                    spool.write(np.ascontiguousarray(rows).data)
                 spool.flush()
                 dimensions = expected.dimensions if expected else 0
                 vectors: NDArray[np.float32] = np.empty((0, dimensions), dtype=np.float32)

@@ -11,7 +11,7 @@ import pytest
 from botocore.response import StreamingBody
 from moto.server import ThreadedMotoServer
 
-from lightly_pipeline.worker.datapool import Datapool, DatapoolError
+from lightly_pipeline.worker.datapool import Datapool, DatapoolError, lightly_csv
 from lightly_pipeline.worker.datapool.cli import main
 from lightly_pipeline.worker.datapool.lightly_csv import export_csv, import_csv
 from lightly_pipeline.worker.datapool.part import archive
@@ -93,6 +93,14 @@ def test_vectors_of_different_embedders_never_mix(uri, tmp_path):
     fill(pool, "pexels-2", 3, identity=Identity(version="2"))
     with pytest.raises(DatapoolError, match="part 'pexels-2'"):
         pool.load(None, scratch=tmp_path)
+
+
+def test_a_part_without_frames_fits_every_embedder(uri, tmp_path):
+    pool = Datapool(uri)
+    fill(pool, "empty", 0, identity=Identity("older", dimensions=2))
+    fill(pool, "pexels-1", 3)
+    for embedder in (Identity(), None):
+        assert len(pool.load(embedder, scratch=tmp_path)) == 3
 
 
 def test_parallel_writers_never_lose_each_others_parts(uri, tmp_path):
@@ -320,6 +328,83 @@ def test_a_broken_line_of_lightlys_file_is_named(tmp_path):
     broken.write_text("a,b\n1,2\n")
     with pytest.raises(DatapoolError, match="is not an embeddings file of Lightly"):
         import_csv(Datapool(str(tmp_path / "p")), broken, name="m", version="1")
+
+
+HEADER = "filenames,embedding_0,embedding_1,labels\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (HEADER + "a.png,nan,1,0\n", "line 2: the embedding holds a value that is not a finite number"),
+        (HEADER + "a.png,1e999,1,0\n", "line 2: the embedding holds a value that is not a finite number"),
+        (HEADER + "a.png,0,0,0\n", "line 2: the embedding is zero"),
+        (HEADER + "a.png,1,0,inf\n", "line 2: the label inf is not a whole number"),
+        (HEADER + "a.png,1,0,3000000000\n", "line 2: the label 3000000000 is not a whole number"),
+        (HEADER + "a.png,1,0,0\n\nb.png,1\n", "line 4: it has 2 columns and the first line 4"),
+        (HEADER + ",1,0,0\n", "line 2: the name of the frame is empty"),
+        (HEADER, "holds no frame"),
+        (HEADER.encode() + b"\xe9.png,1,0,0\n", "is not UTF-8 text"),
+        (None, "cannot be read: No such file"),
+    ],
+)
+def test_a_file_that_cannot_be_imported_is_one_sentence(tmp_path, content, words):
+    path = tmp_path / "pool.csv"
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(DatapoolError, match=words):
+        import_csv(Datapool(str(tmp_path / "p")), path, name="m", version="1")
+    assert not (tmp_path / "p").exists()
+
+
+def test_a_file_with_a_byte_order_mark_and_extreme_values_is_imported(tmp_path):
+    path = tmp_path / "pool.csv"
+    path.write_bytes(b"\xef\xbb\xbf" + (HEADER + "a.png,3e200,4e200,1.0\nb.png,3e-200,4e-200,2\n").encode())
+    pool = Datapool(str(tmp_path / "p"))
+    assert import_csv(pool, path, name="m", version="1") == 2
+    [(_, part)] = pool.contents()
+    assert np.allclose(part.embeddings, [[0.6, 0.8]] * 2)
+    assert part.labels.tolist() == [1, 2]
+
+
+def test_nothing_is_imported_of_a_file_with_a_bad_line(tmp_path, monkeypatch):
+    """The blocks before that line stayed, and the corrected file added their frames again."""
+    monkeypatch.setattr(lightly_csv, "_ROWS", 2)
+    path, pool = tmp_path / "pool.csv", Datapool(str(tmp_path / "p"))
+    rows = [f"{i}.png,1,{i},0\n" for i in range(5)]
+    path.write_text(HEADER + "".join(rows) + "x\n")
+    with pytest.raises(DatapoolError, match="line 7"):
+        import_csv(pool, path, name="m", version="1")
+    assert list(pool.parts()) == []
+    path.write_text(HEADER + "".join(rows))
+    assert import_csv(pool, path, name="m", version="1") == 5
+    assert len(pool.load(None, scratch=tmp_path)) == 5
+
+
+def test_a_pool_takes_in_no_file_of_another_model(tmp_path):
+    """It did, and from then on every run failed."""
+    path, pool = tmp_path / "pool.csv", Datapool(str(tmp_path / "p"))
+    path.write_text(HEADER + "a.png,1,0,0\n")
+    assert import_csv(pool, path, name="wrong", version="1") == 1
+    assert import_csv(pool, path, name="m", version="1") == 1, "its own parts it replaces"
+    fill(pool, "empty", 0, identity=Identity("other", dimensions=2))
+    path.write_text(HEADER + "b.png,1,0,0\n")
+    for name, version in (("n", "1"), ("m", "2")):
+        with pytest.raises(DatapoolError, match=r"holds embeddings of m 1 .* is given as those of"):
+            import_csv(pool, path, name=name, version=version)
+    assert import_csv(pool, path, name="m", version="1") == 1
+    assert len(pool.load(None, scratch=tmp_path)) == 2
+
+
+def test_an_export_mixes_no_models_and_names_the_place_that_cannot_be_written(tmp_path):
+    pool = Datapool(str(tmp_path / "p"))
+    fill(pool, "a", 1)
+    with pytest.raises(DatapoolError, match=r"nowhere/out\.csv cannot be written: No such file or directory\.$"):
+        export_csv(pool, tmp_path / "nowhere/out.csv")
+    fill(pool, "b", 1, identity=Identity("other"))
+    with pytest.raises(DatapoolError, match=r"of frames 1 .* and of other 1"):
+        export_csv(pool, tmp_path / "out.csv")
+    assert not (tmp_path / "out.csv").exists()
 
 
 def test_the_subcommand_shows_asks_imports_exports_and_compacts(tmp_path, capsys):
