@@ -50,32 +50,39 @@ def choose(
     if options.remove_exact_duplicates and options.selected_sequence_length == 1:
         original = first_of_equal(table.frames["pixel_hash"], usable)
         if given is not None:
-            original = _selected_first(original, usable & given.known & given.selected)
+            original = _selected_first(original, usable & given.selected)
         log.info("Found %d exact duplicates.", int((original != np.arange(len(table))).sum()))
     plan = make_plan(options, table)
-    if given is not None:
-        plan = replace(plan, allowed=plan.allowed & given.known)
-    candidates = usable & plan.allowed & (original == np.arange(len(table)))
-    preselected = np.flatnonzero(candidates & given.selected) if given is not None else np.empty(0, np.int64)
     log.info(
         "Sampling dataset with stopping condition: n_samples=%d%s",
         plan.budget,
         "" if plan.min_distance is None else f", min_distance={plan.min_distance}",
     )
+    everything = np.ones(len(table), dtype=np.bool_)
     start = Outcome(
         table=table,
         usable=usable,
+        masked=~everything if given is None else given.masked,
+        embedded=everything if given is None else given.embedded,
         original=original,
         allowed=plan.allowed,
-        picks=preselected,
-        distances=np.full(len(preselected), np.inf, dtype=np.float32),
+        picks=np.empty(0, dtype=np.int64),
+        distances=np.empty(0, dtype=np.float32),
         stopped_by="budget",
         strategy=plan.strategy,
         engine=options.engine,
-        budget=max(plan.budget, len(preselected)),
+        budget=plan.budget,
         min_distance=plan.min_distance,
         pool=pool,
     )
+    preselected = np.flatnonzero(start.candidates & (given.selected if given is not None else ~everything))
+    if len(preselected):
+        start = replace(
+            start,
+            picks=preselected,
+            distances=np.full(len(preselected), np.inf, dtype=np.float32),
+            budget=max(plan.budget, len(preselected)),
+        )
     if options.selected_sequence_length > 1:
         if len(preselected):
             raise OptionError(
@@ -84,7 +91,7 @@ def choose(
             )
         outcome = _choose_sequences(start, plan, options, progress)
     else:
-        outcome = _choose_frames(start, candidates, plan, options, progress)
+        outcome = _choose_frames(start, plan, options, progress)
     log.info("Sampled %d images.", len(outcome.picks))
     for note in outcome.notes:
         log.info("%s", note)
@@ -100,12 +107,10 @@ def _selected_first(original: NDArray[np.int64], selected: NDArray[np.bool_]) ->
     return instead[original]
 
 
-def _choose_frames(
-    start: Outcome, candidates: NDArray[np.bool_], plan: Plan, options: Options, progress: Progress
-) -> Outcome:
+def _choose_frames(start: Outcome, plan: Plan, options: Options, progress: Progress) -> Outcome:
     """Single frames; those that the user selected already are there first and count."""
     table = start.table
-    candidates = candidates & ~start.is_selected
+    candidates = start.candidates & ~start.is_selected
     rows = np.flatnonzero(candidates)
     pool = start.pool
     if plan.strategy == "balanced" and len(pool) > _LARGE_POOL:
@@ -155,7 +160,7 @@ def _with_copies(outcome: Outcome, candidates: NDArray[np.bool_]) -> Outcome:
 def _choose_sequences(start: Outcome, plan: Plan, options: Options, progress: Progress) -> Outcome:
     """Whole sequences; a fraction of the frames is rounded up to the next sequence, as in Lightly's worker."""
     table, length = start.table, options.selected_sequence_length
-    sequences = cut_sequences(table, start.usable & start.allowed, length, normalize=options.normalize_embeddings)
+    sequences = cut_sequences(table, start.candidates, length, normalize=options.normalize_embeddings)
     budget = -(-plan.budget // length)
     selection = _select(
         sequences.embeddings,

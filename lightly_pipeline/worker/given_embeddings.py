@@ -5,6 +5,7 @@ Columns `filenames`, `embedding_0` … `embedding_{d-1}`, `labels`; besides, `ma
 """
 
 import logging
+import re
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
@@ -24,16 +25,23 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+#: Squared lengths up to which squared distances are finite in float32: those of two vectors are up to four times that.
+_LONGEST = float(np.finfo(np.float32).max) / 8
+_BLOCK = 65536
+
+
 @dataclass(frozen=True)
 class GivenEmbeddings:
     """A table with the user's embeddings at unit length (or as given), and what else the user's file says.
 
-    raw: float32 [n, d] as given. known: bool [n], the file has the frame and does not mask it. selected: bool [n].
+    raw: float32 [n, d] as given, 0 where the file has none. embedded: bool [n], the file has one. masked, selected:
+    bool [n], marked as such; what is masked or has no embedding is not selected.
     """
 
     table: FrameTable
     raw: NDArray[np.float32]
-    known: NDArray[np.bool_]
+    embedded: NDArray[np.bool_]
+    masked: NDArray[np.bool_]
     selected: NDArray[np.bool_]
 
 
@@ -43,16 +51,7 @@ def give_embeddings(table: FrameTable, file: str, source: Source, *, normalize: 
     Raises OptionError when the file is not in Lightly's format, NothingToSelect when it names none of the frames.
     """
     given = _read(file, source)
-    columns = sorted(
-        (name for name in given.column_names if name.startswith("embedding_") and name[10:].isdigit()),
-        key=lambda name: int(name[10:]),
-    )
-    if "filenames" not in given.column_names or not columns:
-        raise OptionError(
-            f"embeddings={file} has the columns {', '.join(given.column_names[:5])}…: expected are filenames, "
-            f"embedding_0, embedding_1, … and labels."
-        )
-    rows = {table.name(row): row for row in range(len(table))}
+    rows = {name: row for row, name in enumerate(table.each_name(np.arange(len(table))))}
     places = np.array([rows.get(name, -1) for name in given["filenames"].to_pylist()], dtype=np.int64)
     there = places >= 0
     if not there.any():
@@ -60,28 +59,87 @@ def give_embeddings(table: FrameTable, file: str, source: Source, *, normalize: 
             f"None of the {len(places)} file names in embeddings={file} is a frame of the input, such as "
             f"{table.name(0)}: names are relative to INPUT."
         )
+    times = np.bincount(places[there], minlength=len(table))
+    if times.max() > 1:
+        raise OptionError(
+            f"embeddings={file} names {table.name(int(times.argmax()))} {times.max()} times: leave one row for each "
+            f"frame."
+        )
+    columns = _embedding_columns(given.column_names, file)
     raw = np.zeros((len(table), len(columns)), dtype=np.float32)
-    for number, name in enumerate(columns):
-        raw[places[there], number] = _numbers(given, name, file)[there]
-    known, selected = np.zeros(len(table), np.bool_), np.zeros(len(table), np.bool_)
-    known[places[there]] = np.isfinite(raw[places[there]]).all(axis=1)
-    raw[~known] = 0.0
-    if "masked" in given.column_names:
-        known[places[there & _marked(given, "masked", file)]] = False
-    if "selected" in given.column_names:
-        selected[places[there & _marked(given, "selected", file)]] = True
-    log.info("Found embeddings of %d of %d frames in %s.", int(known.sum()), len(table), file)
-    vectors: NDArray[np.float32] = raw
-    if normalize:
-        lengths = np.linalg.norm(raw, axis=1, keepdims=True)
-        vectors = (raw / np.where(lengths > 0.0, lengths, 1.0)).astype(np.float32)
+    with np.errstate(over="ignore"):
+        for number, name in enumerate(columns):
+            raw[places[there], number] = _numbers(given, name, file)[there]
+    embedded = times > 0
+    embedded &= ~np.isnan(raw).any(axis=1)
+    raw[~embedded] = 0.0
+    lengths = _lengths(raw, table, file)
+    log.info("Found embeddings of %d of %d frames in %s.", int(embedded.sum()), len(table), file)
+    masked, selected = np.zeros(len(table), np.bool_), np.zeros(len(table), np.bool_)
+    for name, marks in (("masked", masked), ("selected", selected)):
+        if name in given.column_names:
+            marks[places[there]] = _marked(given, name, file)[there]
+    vectors = raw / np.where(lengths > 0.0, lengths, 1.0).astype(np.float32)[:, None] if normalize else raw
     identity = EmbedderIdentity("given", "1", len(columns))
-    return GivenEmbeddings(replace(table, embeddings=vectors, embedder=identity), raw, known, selected & known)
+    table = replace(table, embeddings=vectors, embedder=identity)
+    return GivenEmbeddings(table, raw, embedded, masked, selected & embedded & ~masked)
 
 
 def read_given(file: str, source: Source) -> bytes:
-    """The content of the file: a path on this machine, else a name below INPUT."""
-    return Path(file).read_bytes() if Path(file).is_file() else source.read(file)
+    """The content of the file, a path on this machine or else a name below INPUT, which begins as it should.
+
+    Raises OptionError where it does not: that can be told before all videos are decoded.
+    """
+    import pyarrow as pa
+    from pyarrow import csv, parquet
+
+    content = Path(file).read_bytes() if Path(file).is_file() else source.read(file)
+    try:
+        start = BytesIO(content)
+        names = parquet.read_schema(start).names if _is_parquet(file) else csv.open_csv(start).schema.names
+    except pa.ArrowException as error:
+        raise _unreadable(file, error) from error
+    _embedding_columns(names, file)
+    return content
+
+
+def _embedding_columns(names: list[str], file: str) -> list[str]:
+    """embedding_0 … embedding_{d-1}; raises OptionError where they, or `filenames`, are not there once each."""
+    numbers = sorted(int(name[10:]) for name in names if re.fullmatch(r"embedding_[0-9]+", name))
+    if names.count("filenames") != 1 or not numbers:
+        raise OptionError(
+            f"embeddings={file} has the columns {', '.join(names[:5])}…: expected are filenames, "
+            f"embedding_0, embedding_1, … and labels."
+        )
+    columns = [f"embedding_{number}" for number in range(len(numbers))]
+    if wrong := [name for name in columns if names.count(name) != 1]:
+        raise OptionError(
+            f"embeddings={file} has {len(numbers)} columns of embeddings up to embedding_{numbers[-1]}, but not one "
+            f"{wrong[0]}: each number from 0 on must be there once."
+        )
+    return columns
+
+
+def _lengths(raw: NDArray[np.float32], table: FrameTable, file: str) -> NDArray[np.float32]:
+    """Euclidean lengths of float32 [n, d], [n]; raises OptionError where one is too long to be compared."""
+    squares = np.empty(len(raw), dtype=np.float64)
+    for start in range(0, len(raw), _BLOCK):
+        block = raw[start : start + _BLOCK].astype(np.float64)
+        squares[start : start + _BLOCK] = np.einsum("ij,ij->i", block, block)
+    if squares.max() > _LONGEST:
+        raise OptionError(
+            f"embeddings={file}: the embedding of {table.name(int(squares.argmax()))} has values too large for float32 "
+            f"once they are squared: scale all of them."
+        )
+    return np.sqrt(squares).astype(np.float32)
+
+
+def _is_parquet(file: str) -> bool:
+    return file.lower().endswith(".parquet")
+
+
+def _unreadable(file: str, error: Exception) -> OptionError:
+    return OptionError(f"embeddings={file} cannot be read: {' '.join(str(error).split())}.")
 
 
 def _read(file: str, source: Source) -> "pa.Table":
@@ -90,11 +148,9 @@ def _read(file: str, source: Source) -> "pa.Table":
 
     content = read_given(file, source)
     try:
-        if file.lower().endswith(".parquet"):
-            return parquet.read_table(BytesIO(content))
-        return csv.read_csv(BytesIO(content))
+        return parquet.read_table(BytesIO(content)) if _is_parquet(file) else csv.read_csv(BytesIO(content))
     except pa.ArrowException as error:
-        raise OptionError(f"embeddings={file} cannot be read: {' '.join(str(error).split())}.") from error
+        raise _unreadable(file, error) from error
 
 
 def _marked(given: "pa.Table", column: str, file: str) -> NDArray[np.bool_]:

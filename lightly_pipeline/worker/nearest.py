@@ -22,11 +22,11 @@ class Nearest:
 
 
 def find_nearest(outcome: Outcome) -> Nearest:
-    """For every unique frame, unless that would take longer than the rest of the run."""
+    """For every unique frame with an embedding, unless that would take longer than the rest of the run."""
     table, selected = outcome.table, outcome.selected
     index = np.full(len(table), -1, dtype=np.int64)
     distance = np.full(len(table), np.inf, dtype=np.float32)
-    rows = np.flatnonzero(outcome.unique)
+    rows = np.flatnonzero(outcome.comparable)
     if not len(selected) or len(rows) * len(selected) * table.embeddings.shape[1] > _WORK:
         return Nearest(index, distance)
     chosen = np.ascontiguousarray(table.embeddings[selected])

@@ -7,21 +7,27 @@ from numpy.typing import NDArray
 
 from lightly_pipeline.worker.frames import FrameTable
 
+#: The names of `Outcome.status`: where several are true of a frame, the first one counts.
+STATUS = ("selected", "corrupt", "duplicate", "masked", "no embedding", "threshold", "not selected")
+
 
 @dataclass(frozen=True)
 class Outcome:
     """Every frame's fate.
 
-    usable: bool [n], not corrupt. original: int64 [n], the first frame with the same pixels, or the first of them
-    that the user selected (itself where it is that). allowed: bool [n], passes the thresholds. picks: int64 [k],
-    selected rows in the order of picking. distances: float32 [k], of each pick to the nearest earlier pick or pool
-    vector when it was picked (infinite for the first without a pool). stopped_by: "budget", "min_distance" or
-    "exhausted". notes: sentences for the reader. sequences: int64 [s, length], the selected sequences, where
-    sequences were selected.
+    usable: bool [n], not corrupt. masked: bool [n], the user's embeddings file says to leave it out. embedded: bool
+    [n], has an embedding, as every frame does that this file does not lack. original: int64 [n], the first frame with
+    the same pixels, or the first of them that the user selected (itself where it is that). allowed: bool [n], passes
+    the thresholds. picks: int64 [k], selected rows in the order of picking. distances: float32 [k], of each pick to
+    the nearest earlier pick or pool vector when it was picked (infinite for the first without a pool). stopped_by:
+    "budget", "min_distance" or "exhausted". notes: sentences for the reader. sequences: int64 [s, length], the
+    selected sequences, where sequences were selected.
     """
 
     table: FrameTable
     usable: NDArray[np.bool_]
+    masked: NDArray[np.bool_]
+    embedded: NDArray[np.bool_]
     original: NDArray[np.int64]
     allowed: NDArray[np.bool_]
     picks: NDArray[np.int64]
@@ -42,9 +48,14 @@ class Outcome:
         return self.usable & first
 
     @property
+    def comparable(self) -> NDArray[np.bool_]:
+        """bool [n]: unique, and with an embedding that counts; those of other frames mean nothing."""
+        return self.unique & self.embedded & ~self.masked
+
+    @property
     def candidates(self) -> NDArray[np.bool_]:
         """bool [n]: what could be selected."""
-        return self.unique & self.allowed
+        return self.comparable & self.allowed
 
     @property
     def selected(self) -> NDArray[np.int64]:
@@ -53,10 +64,9 @@ class Outcome:
 
     @property
     def status(self) -> NDArray[np.int8]:
-        """int8 [n]: 0 corrupt, 1 duplicate, 2 outside the thresholds, 3 not selected, 4 selected."""
-        chosen = self.is_selected
-        value = np.select([chosen, ~self.usable, ~self.unique, ~self.allowed], [4, 0, 1, 2], default=3)
-        return value.astype(np.int8)
+        """int8 [n]: the place in STATUS."""
+        true = [self.is_selected, ~self.usable, ~self.unique, self.masked, ~self.embedded, ~self.allowed]
+        return np.select(true, range(len(true)), default=len(true)).astype(np.int8)
 
     @property
     def is_selected(self) -> NDArray[np.bool_]:

@@ -18,18 +18,18 @@ _BLOCK = 4096
 
 
 def write_embeddings(tree: Path, outcome: Outcome, raw: NDArray[np.float32] | None, *, with_selected: bool) -> None:
-    """The embeddings of all unique frames, the same at unit length, and those of the selected frames.
+    """The embeddings of all unique frames that have one, the same at unit length, and those of the selected frames.
 
     raw: float32 [n, d] as the embedder or the user gave them, None where that is unit length already.
     """
     table = outcome.table
-    unique = np.flatnonzero(outcome.unique)
+    rows = np.flatnonzero(outcome.comparable)
     normalized = tree / layout.NORMALIZED_EMBEDDINGS
-    write_embeddings_csv(normalized, table, unique, table.embeddings)
+    write_embeddings_csv(normalized, table, rows, table.embeddings)
     if raw is None:
         shutil.copyfile(normalized, tree / layout.EMBEDDINGS)
     else:
-        write_embeddings_csv(tree / layout.EMBEDDINGS, table, unique, raw)
+        write_embeddings_csv(tree / layout.EMBEDDINGS, table, rows, raw)
     if with_selected:
         given = table.embeddings if raw is None else raw
         write_embeddings_csv(tree / layout.SELECTED_EMBEDDINGS, table, outcome.selected, given)

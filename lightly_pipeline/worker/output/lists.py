@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lightly_pipeline.worker.outcome import Outcome
+from lightly_pipeline.worker.outcome import STATUS, Outcome
 from lightly_pipeline.worker.output import layout
 
 
@@ -42,14 +42,11 @@ def write_removed_samples(tree: Path, outcome: Outcome) -> None:
     with (tree / layout.REMOVED_SAMPLES).open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["filename", "reason", "duplicate_of"])
-        unique, usable, allowed = outcome.unique, outcome.usable, outcome.allowed
+        status = outcome.status
         for row, name in zip(map(int, gone), table.each_name(gone), strict=True):
-            if not usable[row]:
-                writer.writerow([name, "corrupt", ""])
-            elif not unique[row]:
-                writer.writerow([name, "duplicate", table.name(int(outcome.original[row]))])
-            else:
-                writer.writerow([name, "not selected" if allowed[row] else "threshold", ""])
+            reason = STATUS[status[row]]
+            copy = reason == "duplicate"
+            writer.writerow([name, reason, table.name(int(outcome.original[row])) if copy else ""])
 
 
 def _one_line(name: str) -> str:

@@ -6,17 +6,16 @@ from pathlib import Path
 import numpy as np
 
 from lightly_pipeline.worker.nearest import Nearest
-from lightly_pipeline.worker.outcome import Outcome
+from lightly_pipeline.worker.outcome import STATUS, Outcome
 from lightly_pipeline.worker.output import layout
 
 _BLOCK = 16384
-_STATUS = ("corrupt", "duplicate", "threshold", "not selected", "selected")
 
 
 def write_frame_metadata(tree: Path, outcome: Outcome, nearest: Nearest, files: Mapping[int, Path]) -> None:
     """The table of all frames.
 
-    status: selected, not selected, duplicate, corrupt or threshold. pick: place in the order of picking. distance:
+    status: one of STATUS. pick: place in the order of picking. distance:
     of a selected frame when it was picked, to the nearest earlier one or the pool. nearest_selected,
     nearest_distance: the nearest (other) selected frame. duplicate_of: the frame with the same pixels. file: where
     the frame was written, below OUTPUT.
@@ -50,7 +49,7 @@ def write_frame_metadata(tree: Path, outcome: Outcome, nearest: Nearest, files: 
             "brightness": pa.array(frames["brightness"]),
             "contrast": pa.array(frames["contrast"]),
             "uniform_row_ratio": pa.array(frames["uniform_row_ratio"]),
-            "status": pa.array([_STATUS[value] for value in status[rows]], pa.string()),
+            "status": pa.array([STATUS[value] for value in status[rows]], pa.string()),
             "pick": pa.array(pick[rows], mask=pick[rows] < 0),
             "distance": pa.array(distance[rows], mask=~np.isfinite(distance[rows])),
             "nearest_selected": pa.array([selected_names[i] if i >= 0 else None for i in near], pa.string()),

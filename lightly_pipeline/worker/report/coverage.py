@@ -29,21 +29,21 @@ class Coverage:
 
 def compare_coverage(outcome: Outcome) -> list[Coverage]:
     """This selection, every N-th frame, random frames; empty where there is nothing to compare."""
-    unique, selected = np.flatnonzero(outcome.unique), outcome.selected
+    everything, selected = np.flatnonzero(outcome.comparable), outcome.selected
     count = len(selected)
-    if count < 2 or count >= len(unique):
+    if count < 2 or count >= len(everything):
         return []
     vectors = outcome.table.embeddings
-    seen = unique[:: max(1, -(-len(unique) // _FRAMES))]
+    seen = everything[:: max(1, -(-len(everything) // _FRAMES))]
     fits = int(_WORK / (len(seen) * vectors.shape[1]))
     if count > fits:
         # More selected frames than can be compared with in no time: the report does without.
         return []
     points = np.ascontiguousarray(vectors[seen])
     near = 0.1 * _typical_distance(points)
-    random = np.sort(np.random.default_rng(0).choice(unique, count, replace=False))
-    every = unique[np.linspace(0, len(unique) - 1, count).round().astype(np.int64)]
-    rows = {"this selection": selected, f"every {len(unique) / count:.0f}th frame": every, "random": random}
+    random = np.sort(np.random.default_rng(0).choice(everything, count, replace=False))
+    every = everything[np.linspace(0, len(everything) - 1, count).round().astype(np.int64)]
+    rows = {"this selection": selected, f"every {len(everything) / count:.0f}th frame": every, "random": random}
     return [_coverage(name, points, np.ascontiguousarray(vectors[chosen]), near) for name, chosen in rows.items()]
 
 

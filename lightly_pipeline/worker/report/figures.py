@@ -91,7 +91,7 @@ def _histogram(side: PairwiseDistances, highest: float) -> Histogram:
 def _on_maps(outcome: Outcome) -> NDArray[np.int64]:
     """Selected frames and others, evenly spread, so many that a map stays readable."""
     selected = _spread(outcome.selected, _SELECTED)
-    others = _spread(np.flatnonzero(outcome.unique & ~outcome.is_selected), _FRAMES - len(selected))
+    others = _spread(np.flatnonzero(outcome.comparable & ~outcome.is_selected), _FRAMES - len(selected))
     return np.sort(np.concatenate([selected, others]))
 
 

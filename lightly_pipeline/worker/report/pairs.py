@@ -27,7 +27,7 @@ def choose_pairs(outcome: Outcome, nearest: Nearest, count: int, at_hand: NDArra
     Where pictures of enough removed frames are `at_hand`, only those are shown: any other would have to be decoded
     again.
     """
-    removed = np.flatnonzero(outcome.unique & ~outcome.is_selected & (nearest.index >= 0))
+    removed = np.flatnonzero(outcome.comparable & ~outcome.is_selected & (nearest.index >= 0))
     quick = removed[np.isin(removed, at_hand)]
     removed = quick if len(quick) >= count else removed
     by_gap: NDArray[np.int64] = removed[np.argsort(nearest.distance[removed], kind="stable")]

@@ -75,7 +75,7 @@ def pairwise_distances(vectors: NDArray[np.float32]) -> PairwiseDistances:
 def measure_distances(outcome: Outcome, memory_in_gb: float) -> tuple[PairwiseDistances, PairwiseDistances, Distances]:
     """Distances among the unique frames before, and among the selected ones after."""
     vectors = outcome.table.embeddings
-    before = pairwise_distances(vectors[subset(np.flatnonzero(outcome.unique), memory_in_gb)])
+    before = pairwise_distances(vectors[subset(np.flatnonzero(outcome.comparable), memory_in_gb)])
     after = pairwise_distances(vectors[subset(outcome.selected, memory_in_gb)])
     to_pool = None
     if len(outcome.pool) and len(outcome.picks):

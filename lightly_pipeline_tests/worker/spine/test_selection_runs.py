@@ -472,7 +472,8 @@ def test_given_embeddings_replace_the_embedder(clips, tmp_path):
         names[23],
     ]
     raw, unit = (_vectors(tmp_path / f"out/data/{kind}embeddings.csv") for kind in ("", "normalized_"))
-    assert np.allclose(np.linalg.norm(raw, axis=1), 5.0, atol=1e-3) or len(raw) > 24
+    assert len(raw) == 24
+    assert np.allclose(np.linalg.norm(raw, axis=1), 5.0, atol=1e-3)
     assert np.linalg.norm(unit, axis=1).max() == pytest.approx(1.0, abs=1e-4)
 
 
@@ -499,10 +500,59 @@ def test_an_empty_cell_neither_masks_nor_selects(clips, tmp_path):
     assert (result.manifest.counts.candidates, result.manifest.counts.selected) == (23, 2)
 
 
-@pytest.mark.parametrize("content", ["a,b\n1,2\n", "filenames,embedding_0,labels\nnowhere.png,1.0,0\n"])
-def test_embeddings_that_fit_nothing_are_refused(clips, tmp_path, content):
+def test_frames_without_an_embedding_count_nowhere_and_are_told_apart(clips, tmp_path):
+    """They were zero vectors, farther from everything than any frame, and had failed a threshold of nobody's."""
+    names = [f"a-{i:02}-mp4.png" for i in range(24)]
+    given = _given(tmp_path, names[:22], masked=[i == 3 for i in range(22)])
+    given.write_text(given.read_text().replace("True", "1").replace("False", "0"))
+    result = select_frames(clips, tmp_path / "out", {"embeddings": str(given), "stopping_condition.n_samples": 4})
+    for kind in ("", "normalized_"):
+        assert np.linalg.norm(_vectors(tmp_path / f"out/data/{kind}embeddings.csv"), axis=1).min() > 0.99
+    assert result.manifest.distances.before.samples == result.manifest.counts.candidates == 21
+    rows = {row["filename"]: row for row in parquet.read_table(tmp_path / "out/data/frames.parquet").to_pylist()}
+    gone = {row["filename"]: row for row in csv.DictReader((tmp_path / "out/removed_samples.csv").open())}
+    for name, reason in ((names[3], "masked"), (names[22], "no embedding"), (names[4], "not selected")):
+        if name in gone:
+            assert rows[name]["status"] == gone[name]["reason"] == reason
+        assert (rows[name]["nearest_distance"] is None) == (reason in ("masked", "no embedding"))
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert max(figure["worst"] for figure in report["coverage"]) < 1.0
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("a,b\n1,2\n", "expected are filenames"),
+        ("", "cannot be read"),
+        ("filenames,embedding_0,embedding_2,labels\na-00-mp4.png,1,1,0\n", "not one embedding_1"),
+        ("filenames,embedding_0,embedding_0,labels\na-00-mp4.png,1,1,0\n", "not one embedding_0"),
+    ],
+)
+def test_embeddings_in_another_format_are_refused_before_anything_is_decoded(clips, tmp_path, content, words):
     (tmp_path / "given.csv").write_text(content)
-    with pytest.raises((OptionError, NothingToSelect)):
+    begun = Progress(_At("scan", lambda: pytest.fail("The videos are being decoded.")))
+    with pytest.raises(OptionError, match=words):
+        select_frames(clips, tmp_path / "out", {"embeddings": str(tmp_path / "given.csv")}, progress=begun)
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (["a-00-mp4.png,1,0", "a-01-mp4.png,2,0", "a-00-mp4.png,3,0"], "names a-00-mp4.png 2 times"),
+        (["a-00-mp4.png,1,0", "a-01-mp4.png,1e30,0"], "a-01-mp4.png has values too large"),
+        (["a-00-mp4.png,1,0", "a-01-mp4.png,1e300,0"], "a-01-mp4.png has values too large"),
+        (["a-00-mp4.png,1,0", "a-01-mp4.png,much,0"], "something else than numbers"),
+    ],
+)
+def test_embeddings_that_mean_nothing_are_refused(clips, tmp_path, rows, words):
+    (tmp_path / "given.csv").write_text("\n".join(["filenames,embedding_0,labels", *rows]) + "\n")
+    with pytest.raises(OptionError, match=words):
+        select_frames(clips, tmp_path / "out", {"embeddings": str(tmp_path / "given.csv")})
+
+
+def test_embeddings_of_other_files_are_nothing_to_select_from(clips, tmp_path):
+    (tmp_path / "given.csv").write_text("filenames,embedding_0,labels\nnowhere.png,1.0,0\n")
+    with pytest.raises(NothingToSelect, match="None of the 1 file names"):
         select_frames(clips, tmp_path / "out", {"embeddings": str(tmp_path / "given.csv")})
 
 
