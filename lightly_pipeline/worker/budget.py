@@ -117,14 +117,8 @@ def _weights(logarithms: NDArray[np.float64], *, alone: bool) -> NDArray[np.floa
 
 def _metadata(key: str | None, table: FrameTable) -> NDArray[np.float64]:
     """One per-frame figure, float64 [n]; `selection_config` has checked the key."""
-    column = {"lightly.frame_index": "index", "lightly.seconds": "seconds"}.get(str(key))
-    if column is None and key not in ("lightly.width", "lightly.height"):
-        column = str(key).removeprefix("lightly.")
-    if column is not None:
-        return table.frames[column].astype(np.float64)
-    side = str(key).removeprefix("lightly.")
-    sizes = np.array([getattr(part.scan, side) for part in table.scanned], dtype=np.float64)
-    return np.repeat(sizes, np.diff(table.starts))
+    column = str(key).removeprefix("lightly.")
+    return table.frames["index" if column == "frame_index" else column].astype(np.float64)
 
 
 def _passes(part: Strategy, table: FrameTable) -> NDArray[np.bool_]:

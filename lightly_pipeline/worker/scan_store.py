@@ -24,7 +24,7 @@ from lightly_pipeline.worker.sources import InputFile
 _DONE = "scan.pickle"
 _SCANNING = "scan-"
 #: With the format of what is stored: a scan of another format is made anew.
-_STORED = "done-3-"
+_STORED = "done-4-"
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,9 @@ _BLOCK = 16384
 def write_frame_metadata(tree: Path, outcome: Outcome, nearest: Nearest, files: Mapping[int, Path]) -> None:
     """The table of all frames.
 
-    status: one of STATUS. pick: place in the order of picking. distance:
-    of a selected frame when it was picked, to the nearest earlier one or the pool. nearest_selected,
-    nearest_distance: the nearest (other) selected frame. duplicate_of: the frame with the same pixels. file: where
-    the frame was written, below OUTPUT.
+    status: one of STATUS. pick: place in the order of picking. distance: of a selected frame when it was picked, to
+    the nearest earlier one or the pool. nearest_selected, nearest_distance: the nearest (other) selected frame.
+    duplicate_of: the frame with the same pixels. file: where the frame was written, below OUTPUT.
     """
     import pyarrow as pa
     from pyarrow import parquet
@@ -30,8 +29,6 @@ def write_frame_metadata(tree: Path, outcome: Outcome, nearest: Nearest, files: 
     distance = np.full(len(table), np.nan, dtype=np.float32)
     distance[outcome.picks] = outcome.distances
     selected_names = table.names(outcome.selected)
-    width = np.repeat([part.scan.width for part in table.scanned], np.diff(table.starts))
-    height = np.repeat([part.scan.height for part in table.scanned], np.diff(table.starts))
 
     def columns(rows: slice) -> dict[str, pa.Array]:
         numbers = range(*rows.indices(len(table)))
@@ -43,8 +40,8 @@ def write_frame_metadata(tree: Path, outcome: Outcome, nearest: Nearest, files: 
             "frame_index": pa.array(frames["index"]),
             "pts": pa.array(frames["pts"]),
             "timestamp": pa.array(frames["seconds"]),
-            "width": pa.array(width[rows].astype(np.int32)),
-            "height": pa.array(height[rows].astype(np.int32)),
+            "width": pa.array(frames["width"]),
+            "height": pa.array(frames["height"]),
             "sharpness": pa.array(frames["sharpness"]),
             "brightness": pa.array(frames["brightness"]),
             "contrast": pa.array(frames["contrast"]),

@@ -208,9 +208,10 @@ class _Frames:
         measured = self._meter.measure(frame, rotation)
         index = len(self._rows)
         pts = -1 if frame.pts is None else frame.pts
+        size = (frame.height, frame.width) if rotation % 180 else (frame.width, frame.height)
         if not index:
-            self.size = (frame.height, frame.width) if rotation % 180 else (frame.width, frame.height)
-        self._rows.append(row_of(index, pts, pts * self._time_base, measured))
+            self.size = size
+        self._rows.append(row_of(index, pts, pts * self._time_base, measured, size))
         embedding = measured.embedding.copy()
         if self._neural is None:
             self._embeddings.append(embedding)
@@ -332,7 +333,7 @@ class ChunkDecoder:
                     yield frame
 
 
-def row_of(index: int, pts: int, seconds: float, measured: Measured) -> tuple[object, ...]:
+def row_of(index: int, pts: int, seconds: float, measured: Measured, size: tuple[int, int]) -> tuple[object, ...]:
     """One row of FRAME_DTYPE."""
     return (
         index,
@@ -343,6 +344,7 @@ def row_of(index: int, pts: int, seconds: float, measured: Measured) -> tuple[ob
         measured.brightness,
         measured.contrast,
         measured.uniform_row_ratio,
+        *size,
         True,
     )
 

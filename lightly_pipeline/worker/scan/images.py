@@ -120,6 +120,7 @@ def scan_images(
             row["brightness"] = seen.measured.brightness
             row["contrast"] = seen.measured.contrast
             row["uniform_row_ratio"] = seen.measured.uniform_row_ratio
+            row["width"], row["height"] = seen.size
             row["ok"] = not seen.reason
             size = size if size[0] else seen.size
         empty = np.zeros(embedder.dimensions, np.float32)

@@ -21,8 +21,9 @@ from lightly_pipeline.worker.scan.kept import KeptPictures
 #: file has none); seconds: the same in seconds, or by the frame rate; pixel_hash: 128 bits over the visible pixels of
 #: all planes as stored (before rotation), so that equal pictures have equal hashes; sharpness: mean squared luma
 #: gradient (0 for a flat picture; larger is sharper); brightness: mean luma, 0 to 1; contrast: standard deviation of
-#: luma over 64 x 64 blocks, 0 to 1; uniform_row_ratio: share of rows whose luma is one single value; ok: False for a
-#: corrupt frame (its reason is in `VideoScan.problems`).
+#: luma over 64 x 64 blocks, 0 to 1; uniform_row_ratio: share of rows whose luma is one single value; width, height:
+#: in pixels as shown, after rotation (0 where nothing decodes); ok: False for a corrupt frame (its reason is in
+#: `VideoScan.problems`).
 FRAME_DTYPE = np.dtype(
     [
         ("index", np.int64),
@@ -33,6 +34,8 @@ FRAME_DTYPE = np.dtype(
         ("brightness", np.float32),
         ("contrast", np.float32),
         ("uniform_row_ratio", np.float32),
+        ("width", np.int32),
+        ("height", np.int32),
         ("ok", np.bool_),
     ]
 )
@@ -130,7 +133,7 @@ class VideoScan:
     """What one pass over one file (or one set of images) found.
 
     frames: FRAME_DTYPE [n]. embeddings: float32 [n, d], unit length, memory-mapped beyond 100,000 frames;
-    rows of frames that are not `ok` are filled too but mean nothing. width, height: as shown, after rotation.
+    rows of frames that are not `ok` are filled too but mean nothing. width, height: of the first frame.
     fps: average (0.0 when unknown). declared_frames: what the container promises, or None. kept: frame
     indices whose picture is in scratch already (sorted). Call `close()` when the pictures are no longer
     needed.

@@ -704,6 +704,25 @@ def test_images_are_selected_where_there_is_no_video(tmp_path):
     assert {"same.bmp.png", "same.tif.png"} <= written | {"same.bmp.png", "same.tif.png"}
 
 
+def test_every_image_has_a_size_of_its_own(tmp_path):
+    """All had that of the first image: a threshold on the width took all or none."""
+    (tmp_path / "in").mkdir()
+    sizes = {"a.png": (40, 30), "b.png": (400, 200), "c.png": (90, 300)}
+    for number, (name, size) in enumerate(sizes.items()):
+        Image.new("RGB", size, (number * 80, 90, 30)).save(tmp_path / "in" / name)
+    (tmp_path / "in" / "d.png").write_bytes(b"\x89PNG nothing")
+    wide = {
+        "input": {"type": "METADATA", "key": "lightly.width"},
+        "strategy": {"type": "THRESHOLD", "threshold": 100, "operation": "BIGGER"},
+    }
+    diverse = {"input": {"type": "EMBEDDINGS"}, "strategy": {"type": "DIVERSITY"}}
+    config = {"n_samples": 3, "strategies": [wide, diverse]}
+    select_frames(tmp_path / "in", tmp_path / "out", {"selection_config": config})
+    assert sampled(tmp_path / "out") == ["b.png"]
+    rows = parquet.read_table(tmp_path / "out/data/frames.parquet").to_pylist()
+    assert {row["filename"]: (row["width"], row["height"]) for row in rows} == {**sizes, "d.png": (0, 0)}
+
+
 def test_a_picture_as_thin_as_a_line_stops_nothing(tmp_path):
     (tmp_path / "in").mkdir()
     for name, size in (("panorama", (4000, 4)), ("line", (1, 9000)), ("small", (40, 40))):
