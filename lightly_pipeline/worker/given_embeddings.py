@@ -73,13 +73,13 @@ def give_embeddings(table: FrameTable, file: str, source: Source, *, normalize: 
     embedded = times > 0
     embedded &= ~np.isnan(raw).any(axis=1)
     raw[~embedded] = 0.0
-    lengths = _lengths(raw, table, file)
+    _check_lengths(raw, table, file)
     log.info("Found embeddings of %d of %d frames in %s.", int(embedded.sum()), len(table), file)
     masked, selected = np.zeros(len(table), np.bool_), np.zeros(len(table), np.bool_)
     for name, marks in (("masked", masked), ("selected", selected)):
         if name in given.column_names:
             marks[places[there]] = _marked(given, name, file)[there]
-    vectors = raw / np.where(lengths > 0.0, lengths, 1.0).astype(np.float32)[:, None] if normalize else raw
+    vectors = at_unit_length(raw) if normalize else raw
     identity = EmbedderIdentity("given", "1", len(columns))
     table = replace(table, embeddings=vectors, embedder=identity)
     return GivenEmbeddings(table, raw, embedded, masked, selected & embedded & ~masked)
@@ -120,18 +120,30 @@ def _embedding_columns(names: list[str], file: str) -> list[str]:
     return columns
 
 
-def _lengths(raw: NDArray[np.float32], table: FrameTable, file: str) -> NDArray[np.float32]:
-    """Euclidean lengths of float32 [n, d], [n]; raises OptionError where one is too long to be compared."""
-    squares = np.empty(len(raw), dtype=np.float64)
-    for start in range(0, len(raw), _BLOCK):
-        block = raw[start : start + _BLOCK].astype(np.float64)
+def at_unit_length(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """float32 [n, d], each row divided by its Euclidean length; rows of zeros stay."""
+    lengths = np.sqrt(_squared_lengths(vectors)).astype(np.float32)
+    lengths[lengths == 0.0] = 1.0
+    return np.asarray(vectors / lengths[:, None], dtype=np.float32)
+
+
+def _squared_lengths(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Of the rows of float32 [n, d], float64 [n], which holds what float32 does not."""
+    squares = np.empty(len(vectors), dtype=np.float64)
+    for start in range(0, len(vectors), _BLOCK):
+        block = vectors[start : start + _BLOCK].astype(np.float64)
         squares[start : start + _BLOCK] = np.einsum("ij,ij->i", block, block)
+    return squares
+
+
+def _check_lengths(raw: NDArray[np.float32], table: FrameTable, file: str) -> None:
+    """Raise OptionError where a row of float32 [n, d] is too long to be compared with others."""
+    squares = _squared_lengths(raw)
     if squares.max() > _LONGEST:
         raise OptionError(
             f"embeddings={file}: the embedding of {table.name(int(squares.argmax()))} has values too large for float32 "
             f"once they are squared: scale all of them."
         )
-    return np.sqrt(squares).astype(np.float32)
 
 
 def _is_parquet(file: str) -> bool:

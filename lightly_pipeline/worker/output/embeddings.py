@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightly_pipeline.worker.frames import FrameTable
+from lightly_pipeline.worker.given_embeddings import at_unit_length
 from lightly_pipeline.worker.outcome import Outcome
 from lightly_pipeline.worker.output import layout
 
@@ -20,12 +21,14 @@ _BLOCK = 4096
 def write_embeddings(tree: Path, outcome: Outcome, raw: NDArray[np.float32] | None, *, with_selected: bool) -> None:
     """The embeddings of all unique frames that have one, the same at unit length, and those of the selected frames.
 
-    raw: float32 [n, d] as the embedder or the user gave them, None where that is unit length already.
+    raw: float32 [n, d] as the user gave them, which is the table's own where nothing was normalised; None where the
+    embedder made them, all at unit length.
     """
     table = outcome.table
     rows = np.flatnonzero(outcome.comparable)
     normalized = tree / layout.NORMALIZED_EMBEDDINGS
-    write_embeddings_csv(normalized, table, rows, table.embeddings)
+    unit = at_unit_length(raw) if raw is table.embeddings else table.embeddings
+    write_embeddings_csv(normalized, table, rows, unit)
     if raw is None:
         shutil.copyfile(normalized, tree / layout.EMBEDDINGS)
     else:

@@ -474,7 +474,15 @@ def test_given_embeddings_replace_the_embedder(clips, tmp_path):
     raw, unit = (_vectors(tmp_path / f"out/data/{kind}embeddings.csv") for kind in ("", "normalized_"))
     assert len(raw) == 24
     assert np.allclose(np.linalg.norm(raw, axis=1), 5.0, atol=1e-3)
-    assert np.linalg.norm(unit, axis=1).max() == pytest.approx(1.0, abs=1e-4)
+    assert np.allclose(np.linalg.norm(unit, axis=1), 1.0, atol=1e-4)
+
+
+def test_embeddings_that_are_compared_as_given_are_still_listed_at_unit_length(clips, tmp_path):
+    given = _given(tmp_path, [f"a-{i:02}-mp4.png" for i in range(24)])
+    select_frames(clips, tmp_path / "out", {"embeddings": str(given), "normalize_embeddings": False})
+    raw, unit = (_vectors(tmp_path / f"out/data/{kind}embeddings.csv") for kind in ("", "normalized_"))
+    assert np.allclose(np.linalg.norm(raw, axis=1), 5.0, atol=1e-3)
+    assert np.allclose(np.linalg.norm(unit, axis=1), 1.0, atol=1e-4)
 
 
 def test_masked_frames_are_left_out_and_preselected_ones_count(clips, tmp_path):
