@@ -80,7 +80,8 @@ def give_embeddings(table: FrameTable, file: str, source: Source, *, normalize: 
         if name in given.column_names:
             marks[places[there]] = _marked(given, name, file)[there]
     vectors = at_unit_length(raw) if normalize else raw
-    identity = EmbedderIdentity("given", "1", len(columns))
+    # By its version a datapool tells apart what cannot be compared.
+    identity = EmbedderIdentity("given", "1, at unit length" if normalize else "1, as given", len(columns))
     table = replace(table, embeddings=vectors, embedder=identity)
     return GivenEmbeddings(table, raw, embedded, masked, selected & embedded & ~masked)
 

@@ -447,6 +447,16 @@ def test_a_pool_of_another_embedder_is_refused(clips, tmp_path):
     assert not (tmp_path / "two").exists()
 
 
+def test_embeddings_at_unit_length_and_as_given_do_not_share_a_pool(clips, tmp_path):
+    """Nothing told them apart: vectors of length 5 were compared with vectors of length 1."""
+    given = _given(tmp_path, [f"a-{i:02}-mp4.png" for i in range(24)])
+    pool = {"datapool.name": "pool", "datapool.uri": str(tmp_path / "pool"), "embeddings": str(given)}
+    select_frames(clips, tmp_path / "one", pool | {"stopping_condition.n_samples": 5})
+    with pytest.raises(DatapoolUnusable, match="as given"):
+        select_frames(clips, tmp_path / "two", pool | {"normalize_embeddings": False, "datapool.part": "other"})
+    assert select_frames(clips, tmp_path / "three", pool | {"datapool.part": "other"}).manifest.counts.pool_before == 5
+
+
 def _given(folder, names, **columns):
     """An embeddings file in which frame i lies at the angle i."""
     path = folder / "given.csv"
