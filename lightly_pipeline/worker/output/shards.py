@@ -3,7 +3,8 @@
 import io
 import json
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from itertools import chain, count
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -24,16 +25,28 @@ def write_shards(tree: Path, table: FrameTable, files: Mapping[int, Path], size_
             held = 0
         shards[-1].append(row)
         held += size
+    taken: set[str] = set()
     for number, rows in enumerate(shards):
         with tarfile.open(folder / f"shard-{number:06d}.tar", "w", format=tarfile.PAX_FORMAT) as archive:
             for row in rows:
-                _add(archive, table, row, files[row])
+                key = _free_key(table.name(row), taken)
+                taken.add(key)
+                _add(archive, key, table, row, files[row])
 
 
-def _add(archive: tarfile.TarFile, table: FrameTable, row: int, file: Path) -> None:
-    """One sample. A dot ends a key in WebDataset, so dots in names become underscores."""
-    path = PurePosixPath(table.name(row))
-    key = path.with_name(path.stem.replace(".", "_")).as_posix()
+def _free_key(name: str, taken: Collection[str]) -> str:
+    """The name without extension, and with it or a number besides where another sample has that key already.
+
+    A dot ends a key in WebDataset, so dots in names become underscores: b.1.png would be b_1.png.
+    """
+    path = PurePosixPath(name)
+    keys = [path.with_name(text.replace(".", "_")).as_posix() for text in (path.stem, path.name)]
+    numbered = (f"{keys[0]}_{number}" for number in count(2))
+    return next(key for key in chain(keys, numbered) if key not in taken)
+
+
+def _add(archive: tarfile.TarFile, key: str, table: FrameTable, row: int, file: Path) -> None:
+    """One sample."""
     content = file.read_bytes()
     extension = "jpg" if file.suffix == ".jpeg" else file.suffix[1:]
     about = json.dumps(_about(table, row), sort_keys=True).encode()

@@ -211,6 +211,24 @@ def test_who_has_the_frames_is_not_told_that_they_were_not_written(clips, tmp_pa
     assert ("were not written" in said) == (option == "n_example_images=0")
 
 
+def test_no_two_samples_of_the_shards_share_a_key(tmp_path):
+    """WebDataset made one sample of both, and lost a picture."""
+    (tmp_path / "in").mkdir()
+    names = ["a.bmp", "a.png", "a_png.png", "b.1.png", "b_1.png"]
+    for number, name in enumerate(names):
+        Image.new("RGB", (40, 30), (number * 50, 90, 30)).save(tmp_path / "in" / name)
+    select_frames(tmp_path / "in", tmp_path / "out", {"webdataset_shard_size_in_MB": 1e-4})
+    samples = {}
+    for shard in (tmp_path / "out/data/shards").iterdir():
+        with tarfile.open(shard) as archive:
+            for member in archive:
+                key, extension = member.name.split(".", 1)
+                assert extension not in samples.setdefault(key, {})
+                samples[key][extension] = archive.extractfile(member).read()
+    assert sorted(json.loads(sample["json"])["filename"] for sample in samples.values()) == names
+    assert all(sample["png"] for sample in samples.values())
+
+
 def test_the_report_is_one_self_contained_page(result):
     out, _ = result
     page = (out / "report.html").read_text()
