@@ -1,4 +1,7 @@
-"""For every frame the nearest selected one: who stands for it in the result, and how well."""
+"""For every frame the nearest selected one: who stands for it in the result, and how well.
+
+In the arithmetic of `select.distance`, which is the same on every machine, and exact for vectors of any length.
+"""
 
 from dataclasses import dataclass
 
@@ -6,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightly_pipeline.worker.outcome import Outcome
+from lightly_pipeline.worker.select import nearest_neighbours
+from lightly_pipeline.worker.select.distance import VIEW
 
 #: Multiplications up to which this is worked out: some seconds of one core.
 _WORK = 1e11
-_BLOCK = 1024
+_BLOCK = 8192
 
 
 @dataclass(frozen=True)
@@ -26,23 +31,33 @@ def find_nearest(outcome: Outcome) -> Nearest:
     table, selected = outcome.table, outcome.selected
     index = np.full(len(table), -1, dtype=np.int64)
     distance = np.full(len(table), np.inf, dtype=np.float32)
-    rows = np.flatnonzero(outcome.comparable)
-    if not len(selected) or len(rows) * len(selected) * table.embeddings.shape[1] > _WORK:
+    rows = np.flatnonzero(outcome.comparable & ~outcome.is_selected)
+    if not len(selected) or (len(rows) + len(selected)) * len(selected) * table.embeddings.shape[1] > _WORK:
         return Nearest(index, distance)
     chosen = np.ascontiguousarray(table.embeddings[selected])
-    squares = np.einsum("ij,ij->i", chosen, chosen)
-    place = np.full(len(table), -1, dtype=np.int64)
-    place[selected] = np.arange(len(selected))
     for start in range(0, len(rows), _BLOCK):
         block = rows[start : start + _BLOCK]
-        vectors = table.embeddings[block]
-        gaps = vectors @ chosen.T
-        gaps *= -2.0
-        gaps += squares
-        own = np.flatnonzero(place[block] >= 0)
-        gaps[own, place[block[own]]] = np.inf
-        best = gaps.argmin(axis=1)
-        value = gaps[np.arange(len(block)), best] + np.einsum("ij,ij->i", vectors, vectors)
-        index[block] = np.where(np.isfinite(value), best, -1)
-        distance[block] = np.sqrt(np.maximum(value, 0.0))
+        index[block], distance[block] = nearest_neighbours(table.embeddings[block], chosen)
+    index[selected], distance[selected] = nearest_others(chosen)
     return Nearest(index, distance)
+
+
+def nearest_others(vectors: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """For each of float32 [k, d] the nearest other one: (index int64 [k], distance float32 [k]), as of
+    `nearest_neighbours`."""
+    index = np.empty(len(vectors), dtype=np.int64)
+    distance = np.empty(len(vectors), dtype=np.float32)
+    for start in range(0, len(vectors), VIEW):
+        block = vectors[start : start + VIEW]
+        end = start + len(block)
+        here, gap = nearest_neighbours(block, vectors[:start])
+        backward, backward_gap = nearest_neighbours(block[::-1], block[::-1], earlier=True)
+        for first, (there, nearer) in (
+            (start, nearest_neighbours(block, block, earlier=True)),
+            (start, (len(block) - 1 - backward[::-1], backward_gap[::-1])),
+            (end, nearest_neighbours(block, vectors[end:])),
+        ):
+            here = np.where(nearer < gap, there + first, here)
+            gap = np.minimum(nearer, gap)
+        index[start:end], distance[start:end] = here, gap
+    return index, distance

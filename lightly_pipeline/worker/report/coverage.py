@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from lightly_pipeline.worker.nearest import nearest_others
 from lightly_pipeline.worker.outcome import Outcome
+from lightly_pipeline.worker.select import nearest_neighbours
 
 #: Frames at which coverage is looked at, and multiplications per candidate selection, at most.
 _FRAMES = 4000
@@ -48,8 +50,8 @@ def compare_coverage(outcome: Outcome) -> list[Coverage]:
 
 
 def _coverage(name: str, points: NDArray[np.float32], chosen: NDArray[np.float32], near: float) -> Coverage:
-    gaps = _nearest(points, chosen)
-    among = _nearest(chosen, chosen, themselves=True)
+    gaps = nearest_neighbours(points, chosen)[1]
+    among = nearest_others(chosen)[1]
     return Coverage(
         name=name,
         worst=round(float(gaps.max()), 4),
@@ -57,20 +59,6 @@ def _coverage(name: str, points: NDArray[np.float32], chosen: NDArray[np.float32
         mean=round(float(gaps.mean()), 4),
         redundant=round(float((among < near).mean()), 4),
     )
-
-
-def _nearest(
-    points: NDArray[np.float32], chosen: NDArray[np.float32], *, themselves: bool = False
-) -> NDArray[np.float32]:
-    squares = np.einsum("ij,ij->i", chosen, chosen)
-    nearest = np.empty(len(points), dtype=np.float32)
-    for start in range(0, len(points), 1024):
-        block = points[start : start + 1024]
-        gaps = squares - 2.0 * (block @ chosen.T)
-        if themselves:
-            gaps[np.arange(len(block)), np.arange(start, start + len(block))] = np.inf
-        nearest[start : start + 1024] = gaps.min(axis=1) + np.einsum("ij,ij->i", block, block)
-    return np.sqrt(np.maximum(nearest, 0.0))
 
 
 def _typical_distance(points: NDArray[np.float32]) -> float:
