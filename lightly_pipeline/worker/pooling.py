@@ -28,12 +28,10 @@ def find_pool(options: Options, source: str, target: str) -> tuple[Datapool | No
     if not options.datapool.name:
         return None, ""
     uri = options.datapool.uri or pool_uri(target, options.run_directory)
-    try:
+    with _pool_errors():
         datapool = Datapool(uri, options.datapool.name)
         if options.datasource.enable_datapool_update:
             datapool.prepare()
-    except DatapoolError as error:
-        raise DatapoolUnusable(str(error)) from error
     return datapool, options.datapool.part or pool_part(source)
 
 
@@ -41,7 +39,7 @@ def load_pool(datapool: Datapool | None, part: str, table: FrameTable, folder: P
     """What other inputs contributed to the pool: float32 [m, d], empty without a pool."""
     if datapool is None:
         return np.empty((0, table.embedder.dimensions), dtype=np.float32)
-    with _pool_errors(datapool):
+    with _pool_errors():
         vectors = datapool.load(table.embedder, without=part, scratch=folder).embeddings
     log.info("The datapool '%s' holds %d frames of other inputs.", datapool.name, len(vectors))
     return vectors
@@ -53,7 +51,7 @@ def contribute_to(datapool: Datapool, part: str, outcome: Outcome, content: str,
     content: hash of the input. With `keep_history` what was there before is kept under history/.
     """
     table, selected = outcome.table, outcome.selected
-    with _pool_errors(datapool):
+    with _pool_errors():
         if keep_history:
             datapool.keep_history(part)
         datapool.replace(
@@ -62,17 +60,12 @@ def contribute_to(datapool: Datapool, part: str, outcome: Outcome, content: str,
 
 
 @contextmanager
-def _pool_errors(datapool: Datapool) -> Iterator[None]:
-    """What the pool's place refuses is DatapoolUnusable, with its name."""
+def _pool_errors() -> Iterator[None]:
+    """What the pool cannot do is DatapoolUnusable."""
     try:
         yield
     except DatapoolError as error:
         raise DatapoolUnusable(str(error)) from error
-    except OSError as error:
-        raise DatapoolUnusable(
-            f"The datapool '{datapool.name}' at {datapool.uri} cannot be used: {error.strerror or error}. Make room or "
-            f"give access there, or name another place with datapool.uri=."
-        ) from error
 
 
 def pool_uri(output: str, run_directory: str) -> str:

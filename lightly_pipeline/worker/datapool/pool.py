@@ -115,11 +115,17 @@ class Datapool:
         return made
 
     def keep_history(self, part: str) -> None:
-        """Copy a part as it is to history/, named by its content: a repetition adds nothing."""
+        """Copy a part as it is to history/, named by its content: a repetition adds nothing.
+
+        One that cannot be read is left out: it must not stand in the way of the one that replaces it.
+        """
         try:
             with self.store.open(self._object(part)) as opened:
                 earlier = opened.file.read()
         except FileNotFoundError:
+            return
+        except (DatapoolError, OSError) as error:
+            log.warning("What '%s' contributed before is not kept in the history: %s", part, error)
             return
         digest = hashlib.sha256(earlier).hexdigest()[:12]
         self.store.write(f"{self._folder}history/{part}-{digest}.npz", earlier)

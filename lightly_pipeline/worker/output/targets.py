@@ -4,15 +4,18 @@ The manifest is the sign of success, so an earlier one goes first: whoever finds
 nothing of another run. Before anything is touched a small plan names all that the earlier run left and all that this
 one will bring; it goes when the manifest is there, so that after a kill the next run knows what to clear. Nothing
 that no manifest and no plan names is ever removed.
+
+The datapool is told when the tree has arrived and no manifest is there: it does not know frames that could not be
+brought, and after a kill the next run does not find its job done, but tells the datapool again.
 """
 
 import json
 import mimetypes
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Protocol
 
@@ -47,8 +50,7 @@ class Target(Protocol):
     def publish(self, tree: Path, contribute: Callable[[], None], on_file: Callable[[int], None]) -> None:
         """Put the tree in place of what earlier runs left.
 
-        `contribute` runs when all of the tree is at OUTPUT, and before a manifest says so: whoever repeats the job
-        replaces what it contributed. `on_file` is told the files done since. What either raises ends the run: then
+        `contribute` tells the datapool. `on_file` is told the files done since. What either raises ends the run: then
         nothing of the tree is left.
         """
 
@@ -90,15 +92,15 @@ class FolderTarget:
         # Once begun it is over in milliseconds, so that an interrupt waits for it.
         on_file(0)
         incoming = self.root / ".incoming"
+        made = [folder for folder in (self.root, *self.root.parents) if not folder.exists()]
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(incoming, ignore_errors=True)
             _move(tree, incoming)
-            contribute()
             names = set(layout.names_below(incoming))
             stale = _left_behind(self.read(layout.MANIFEST), self.read(layout.PLAN))
-            (self.root / layout.PLAN).write_text(json.dumps(sorted(stale | names)))
-            (self.root / layout.MANIFEST).unlink(missing_ok=True)
+            with self._incomplete(stale | names, incoming):
+                contribute()
             for name in stale:
                 self._remove(name)
             for name in sorted(names - {layout.MANIFEST}):
@@ -113,6 +115,10 @@ class FolderTarget:
             ) from error
         finally:
             shutil.rmtree(incoming, ignore_errors=True)
+            for folder in made:
+                # Only where nothing came of it.
+                with suppress(OSError):
+                    folder.rmdir()
 
     def read(self, name: str) -> bytes | None:
         """A file below the folder."""
@@ -127,6 +133,24 @@ class FolderTarget:
             return all((self.root / name).stat().st_size == size for name, size in sizes.items())
         except OSError:
             return False
+
+    @contextmanager
+    def _incomplete(self, names: set[str], incoming: Path) -> Iterator[None]:
+        """Put the plan there and the manifest aside, into the folder `incoming`; both are back if the block raises."""
+        plan, manifest = self.root / layout.PLAN, self.root / layout.MANIFEST
+        was_incomplete, aside = plan.exists(), incoming / f"{layout.MANIFEST}.earlier"
+        (incoming / layout.PLAN).write_text(json.dumps(sorted(names)))
+        (incoming / layout.PLAN).replace(plan)
+        try:
+            with suppress(FileNotFoundError):
+                manifest.replace(aside)
+            yield
+        except BaseException:
+            with suppress(FileNotFoundError):
+                aside.replace(manifest)
+            if not was_incomplete:
+                plan.unlink()
+            raise
 
     def _remove(self, name: str) -> None:
         """Remove a file of an earlier run, and the folders that it leaves empty."""
@@ -152,7 +176,10 @@ class S3Target:
             s3_client().list_objects_v2(Bucket=self.address.bucket, Prefix=self.address.prefix, MaxKeys=1)
 
     def publish(self, tree: Path, contribute: Callable[[], None], on_file: Callable[[int], None]) -> None:
-        """Upload everything in parallel, drop what earlier runs left, put the manifest."""
+        """Upload everything in parallel, drop what earlier runs left, put the manifest.
+
+        Objects of an earlier tree are replaced as they come: when the run ends on the way, nothing of both is left.
+        """
         names = set(layout.names_below(tree))
         stale = _left_behind(self.read(layout.MANIFEST), self.read(layout.PLAN))
         bucket = self.address.bucket
@@ -162,12 +189,13 @@ class S3Target:
             s3_client().delete_object(Bucket=bucket, Key=self._key(layout.MANIFEST))
             try:
                 self._upload_all(tree, sorted(names - {layout.MANIFEST}), on_file)
+                self._remove_all(sorted(stale - names))
                 contribute()
+                self._upload(tree, layout.MANIFEST)
             except BaseException:
-                self._remove_all(sorted(stale | names))
+                # The plan goes last: until then it tells what is to be removed.
+                self._remove_all([*sorted(stale | names), layout.PLAN])
                 raise
-            self._remove_all(sorted(stale - names))
-            self._upload(tree, layout.MANIFEST)
             s3_client().delete_object(Bucket=bucket, Key=self._key(layout.PLAN))
 
     def read(self, name: str) -> bytes | None:

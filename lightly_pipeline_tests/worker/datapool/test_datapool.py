@@ -435,3 +435,12 @@ def test_the_subcommand_shows_asks_imports_exports_and_compacts(tmp_path, capsys
     code, _, err = run("nearest", uri, str(tmp_path / "nothing.png"))
     assert code == 5
     assert "neither a picture file nor the name" in err
+
+
+def test_a_part_that_cannot_be_read_can_be_removed(tmp_path, capsys):
+    pool = Datapool(str(tmp_path))
+    pool.store.write("lightly-datapool/broken.npz", b"not an archive")
+    assert main(["remove", str(tmp_path), "broken"]) == 0
+    assert len(pool.load(None, scratch=tmp_path)) == 0
+    assert main(["remove", str(tmp_path), "broken"]) == 5
+    assert "has no part 'broken'" in capsys.readouterr().err

@@ -1,11 +1,12 @@
 """Whole runs between folders: what is left out, what is kept, and what a repetition does."""
 
 import csv
-import errno
 import json
 import os
 import random
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow.parquet as parquet
@@ -17,7 +18,6 @@ from PIL import Image
 from lightly_pipeline.worker import choosing, select_frames
 from lightly_pipeline.worker.budget import share_of
 from lightly_pipeline.worker.datapool import Datapool
-from lightly_pipeline.worker.datapool.store import FolderStore
 from lightly_pipeline.worker.duplicates import first_of_equal
 from lightly_pipeline.worker.errors import DatapoolUnusable, NothingToSelect, OptionError, StorageError
 from lightly_pipeline.worker.progress import Listener, Progress
@@ -362,19 +362,35 @@ def test_a_pool_that_cannot_be_written_is_told_before_the_work_begins(clips, tmp
 
 
 @pytest.mark.parametrize("earlier", [True, False])
-def test_a_pool_that_fails_at_the_end_leaves_output_as_it_was(clips, tmp_path, monkeypatch, earlier):
+def test_a_pool_that_fails_at_the_end_leaves_output_as_it_was(clips, tmp_path, earlier):
+    out = tmp_path / "out/deep"
     if earlier:
-        select_frames(clips, tmp_path / "out", {"stopping_condition.n_samples": 4, "dump_dataset": True})
-    before = {name: (tmp_path / "out" / name).read_bytes() for name in tree_of(tmp_path / "out")}
-
-    def full(*_args):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(FolderStore, "write", full)
+        select_frames(clips, out, {"stopping_condition.n_samples": 4, "dump_dataset": True})
+    before = {name: (out / name).read_bytes() for name in tree_of(out)}
     options = {"stopping_condition.n_samples": 6, "datapool.name": "pool", "datapool.uri": str(tmp_path / "pool")}
-    with pytest.raises(DatapoolUnusable, match=r"The datapool 'pool' at .*pool cannot be used: No space left"):
-        select_frames(clips, tmp_path / "out", options)
-    assert {name: (tmp_path / "out" / name).read_bytes() for name in tree_of(tmp_path / "out")} == before
+    (tmp_path / "pool/pool/mine.npz").mkdir(parents=True)
+    with pytest.raises(DatapoolUnusable, match=r"The datapool at .*mine\.npz cannot be used: Is a directory"):
+        select_frames(clips, out, {**options, "datapool.part": "mine"})
+    assert {name: (out / name).read_bytes() for name in tree_of(out)} == before
+    assert (tmp_path / "out").exists() == earlier
+
+
+def test_a_kill_when_the_pool_is_told_makes_the_next_run_tell_it_again(clips, tmp_path):
+    """Else OUTPUT would say done, and the pool hold what another run selected."""
+    first, out = {"stopping_condition.n_samples": 3}, tmp_path / "out"
+    pool = {"datapool.name": "pool", "datapool.uri": str(tmp_path / "pool")}
+    select_frames(clips, out, {**pool, **first})
+    killed = (
+        "import os, sys; from lightly_pipeline.worker import select_frames; "
+        "from lightly_pipeline.worker.datapool import Datapool; Datapool.replace = lambda *_: os._exit(9); "
+        "select_frames(*sys.argv[1:3], {'datapool.name': 'pool', 'datapool.uri': sys.argv[3]})"
+    )
+    command = [sys.executable, "-c", killed, str(clips), str(out), str(tmp_path / "pool")]
+    assert subprocess.run(command, check=False).returncode == 9
+    assert not (out / "manifest.json").exists()
+    again = select_frames(clips, out, {**pool, **first})
+    assert not again.already_done
+    assert tree_of(out) == {file.path for file in again.manifest.files} | {"manifest.json"}
 
 
 def test_a_broken_part_of_its_own_is_replaced(clips, tmp_path):
