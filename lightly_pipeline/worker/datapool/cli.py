@@ -36,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     show.set_defaults(run=_show)
     nearest = command("nearest", "the known frames nearest to a picture, or to a frame of the pool")
     nearest.add_argument("frame", metavar="FRAME", help="a picture file, or the name of a frame in the pool")
-    nearest.add_argument("-k", "--count", type=int, default=5, help="default: %(default)s")
+    nearest.add_argument("-k", "--count", type=_count, default=5, help="default: %(default)s")
     nearest.set_defaults(run=_nearest)
     bring = command("import", "add the frames of Lightly's datapool_latest.csv")
     bring.add_argument("csv", metavar="CSV", type=Path)
@@ -54,6 +54,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _count(text: str) -> int:
+    """A number of frames."""
+    count = int(text) if text.strip().isdecimal() else 0
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of frames: give 1 or more")
+    return count
+
+
 def main(arguments: list[str]) -> int:
     """Run one subcommand; 0 when done, 2 for a wrong command line, 5 when the datapool cannot be used."""
     given = _parser().parse_args(arguments)
@@ -61,7 +69,10 @@ def main(arguments: list[str]) -> int:
         _parser().print_help()
         return 2
     try:
-        given.run(Datapool(given.uri, given.name), given)
+        pool = Datapool(given.uri, given.name)
+        if given.run not in (_import, _remove) and next(pool.parts(), None) is None:
+            raise DatapoolError(f"There is no datapool '{pool.name}' at {pool.uri}: check URI and --name.")
+        given.run(pool, given)
     except (DatapoolError, OSError) as error:
         print(f"lightly-worker: {error}", file=sys.stderr)
         return 5
@@ -74,9 +85,14 @@ def _show(pool: Datapool, given: argparse.Namespace) -> None:
     growth: Counter[str] = Counter()
     lines = []
     for name, stored in pool.parts():
-        part = pool.read(name)
+        try:
+            part = pool.read(name)
+        except FileNotFoundError:
+            # Removed since it was listed.
+            continue
         day = datetime.fromtimestamp(stored.modified, timezone.utc).strftime("%Y-%m-%d")
-        models[str(part.embedder)] += len(part.filenames)
+        if part.filenames:
+            models[str(part.embedder)] += len(part.filenames)
         growth[day] += len(part.filenames)
         frames, size, count = frames + len(part.filenames), size + stored.size, count + 1
         lines.append(f"  {name}: {len(part.filenames):,} frames, {day}, content {part.content[:12]}")
@@ -114,8 +130,7 @@ def _nearest(pool: Datapool, given: argparse.Namespace) -> None:
 
 def _embedding(pool: Datapool, frame: str, embedder: object, folder: Path) -> np.ndarray | None:
     """The embedding of a picture by the built-in descriptor, or the stored one of a known frame."""
-    for name, _ in pool.parts():
-        part = pool.read(name)
+    for _, part in pool.contents():
         if frame in part.filenames:
             return np.asarray(part.embeddings[part.filenames.index(frame)])
     if not Path(frame).is_file():

@@ -82,6 +82,8 @@ class Part:
                 f"{len(filenames)} frame names and {identity} need embeddings of the shape "
                 f"({len(filenames)}, {identity.dimensions}), not {rows.shape}."
             )
+        if len(rows) and not identity.dimensions:
+            raise DatapoolError(f"Embeddings of {identity} tell no frames apart: use an embedder with dimensions.")
         if not np.isfinite(rows).all():
             raise DatapoolError("An embedding holds a value that is not a finite number: leave that frame out.")
         if any("\n" in name or "\r" in name for name in filenames):
@@ -113,14 +115,19 @@ class Part:
                 )
             about = json.loads(_string(arrays["about"]))
             joined = _string(arrays["filenames"])
-            return cls(
-                tuple(joined.split("\n")) if joined else (),
-                arrays["embeddings"],
-                Embedder(about["name"], about["version"], about["dimensions"]),
-                about["content"],
-                arrays["labels"],
-            )
-        except (KeyError, ValueError) as error:
+            filenames = tuple(joined.split("\n")) if joined else ()
+            embedder = Embedder(str(about["name"]), str(about["version"]), int(about["dimensions"]))
+            embeddings, labels = arrays["embeddings"], arrays["labels"]
+            if embeddings.dtype != np.float32 or embeddings.shape != (len(filenames), embedder.dimensions):
+                raise ValueError(f"embeddings are {embeddings.dtype} {embeddings.shape}")
+            if len(filenames) and not embedder.dimensions:
+                raise ValueError("its embeddings have no dimensions")
+            if not np.isfinite(embeddings).all():
+                raise ValueError("an embedding holds a value that is not a finite number")
+            if labels.dtype != np.int32 or labels.shape != (len(filenames),):
+                raise ValueError(f"labels are {labels.dtype} {labels.shape}")
+            return cls(filenames, embeddings, embedder, str(about["content"]), labels)
+        except (LookupError, ValueError, TypeError) as error:
             raise _not_a_part(name, error) from error
 
 

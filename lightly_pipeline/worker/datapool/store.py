@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import unquote
 
 from lightly_pipeline.worker.datapool.part import DatapoolError
 
@@ -68,15 +68,19 @@ class Store(Protocol):
 
 def open_store(uri: str, *, client: S3Client | None = None) -> Store:
     """The store at a folder path, a file:// URL or an s3:// URL (endpoint and credentials as boto3 finds them)."""
-    url = urlsplit(uri)
-    if url.scheme == "s3":
-        if not url.netloc:
+    if uri.startswith("s3://"):
+        # Not by urlsplit: a key may hold # and ?.
+        bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+        if not bucket:
             raise DatapoolError(f"'{uri}' names no bucket: write s3://bucket/prefix.")
         if client is None:
             client = _client()
-        return S3Store(client, url.netloc, url.path.strip("/"))
-    if url.scheme == "file":
-        return FolderStore(Path(url.path))
+        return S3Store(client, bucket, prefix.strip("/"))
+    if uri.startswith("file://"):
+        host, _, path = uri.removeprefix("file://").partition("/")
+        if host not in ("", "localhost"):
+            raise DatapoolError(f"'{uri}' names another machine: write file:///folder.")
+        return FolderStore(Path("/" + unquote(path)))
     if "://" in uri:
         raise DatapoolError(f"A datapool cannot be at '{uri}': give a folder or s3://bucket/prefix.")
     return FolderStore(Path(uri))

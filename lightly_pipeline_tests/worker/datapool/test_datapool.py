@@ -15,6 +15,7 @@ from lightly_pipeline.worker.datapool import Datapool, DatapoolError, lightly_cs
 from lightly_pipeline.worker.datapool.cli import main
 from lightly_pipeline.worker.datapool.lightly_csv import export_csv, import_csv
 from lightly_pipeline.worker.datapool.part import archive
+from lightly_pipeline.worker.datapool.store import open_store
 from lightly_pipeline_tests.worker.select.vectors import unit_vectors
 
 
@@ -405,6 +406,75 @@ def test_an_export_mixes_no_models_and_names_the_place_that_cannot_be_written(tm
     with pytest.raises(DatapoolError, match=r"of frames 1 .* and of other 1"):
         export_csv(pool, tmp_path / "out.csv")
     assert not (tmp_path / "out.csv").exists()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"embeddings": np.zeros((2, 8))},
+        {"embeddings": np.zeros((1, 8), np.float32)},
+        {"embeddings": np.full((2, 8), np.nan, np.float32)},
+        {"labels": np.zeros(1, np.int32)},
+        {"labels": np.zeros(2)},
+        {"about": np.frombuffer(b"[]", np.uint8)},
+        {
+            "about": np.frombuffer(b'{"name": "m", "version": "1", "dimensions": 0, "content": ""}', np.uint8),
+            "embeddings": np.zeros((2, 0), np.float32),
+        },
+    ],
+)
+def test_a_part_whose_arrays_do_not_fit_is_named_in_the_error(tmp_path, changed):
+    pool = Datapool(str(tmp_path))
+    fill(pool, "torn", 2)
+    path = tmp_path / "lightly-datapool/torn.npz"
+    with np.load(path) as arrays:
+        path.write_bytes(archive({**arrays, **changed}))
+    with pytest.raises(DatapoolError, match=r"torn\.npz is not a readable part"):
+        pool.load(Identity(), scratch=tmp_path)
+
+
+def test_vectors_without_dimensions_are_refused(tmp_path):
+    with pytest.raises(DatapoolError, match="tell no frames apart"):
+        Datapool(str(tmp_path)).replace("a", ["a.png"], np.empty((1, 0)), Identity(dimensions=0), "sha")
+
+
+def test_a_uri_is_taken_as_it_is_meant(tmp_path):
+    assert open_store(f"file://{tmp_path}/a%20b").locate("x") == f"{tmp_path}/a b/x"
+    assert open_store(f"file://localhost{tmp_path}/a").locate("x") == f"{tmp_path}/a/x"
+    assert open_store("s3://bucket/pre#fix/x?y%20z/", client=object()).locate("n") == "s3://bucket/pre#fix/x?y%20z/n"
+    for wrong in ("file://tmp/a", "s3://", "http://x/y"):
+        with pytest.raises(DatapoolError):
+            open_store(wrong)
+
+
+def test_an_s3_that_does_not_answer_is_a_sentence(monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr("lightly_pipeline.worker.datapool.store._client", lambda: boto3.client("s3"))
+    with pytest.raises(DatapoolError, match="S3 refused the datapool"):
+        Datapool("s3://bucket/pool").read("a")
+
+
+@pytest.mark.parametrize("command", ["show", "nearest", "export", "compact", "remove"])
+@pytest.mark.parametrize("where", ["nowhere", "misspelt", "file"])
+def test_a_pool_that_is_not_there_is_told(tmp_path, capsys, command, where):
+    """It was shown as a pool of no frames."""
+    fill(Datapool(str(tmp_path / "pool")), "a", 1)
+    (tmp_path / "file").touch()
+    place = {"nowhere": ["nowhere"], "misspelt": ["pool", "--name", "lihgtly"], "file": ["file"]}[where]
+    more = {"nearest": ["a.png"], "export": [str(tmp_path / "x.csv")], "remove": ["a"]}.get(command, [])
+    assert main([command, str(tmp_path / place[0]), *place[1:], *more]) == 5
+    told = capsys.readouterr()
+    assert told.out == ""
+    expected = "has no part" if command == "remove" else "There is no datapool"
+    assert (expected if where != "file" else "Not a directory") in told.err
+
+
+@pytest.mark.parametrize("count", ["0", "-1", "x"])
+def test_fewer_than_one_nearest_frame_is_a_wrong_command_line(tmp_path, capsys, count):
+    with pytest.raises(SystemExit) as ended:
+        main(["nearest", str(tmp_path), "a.png", f"-k={count}"])
+    assert ended.value.code == 2
+    assert "give 1 or more" in capsys.readouterr().err
 
 
 def test_the_subcommand_shows_asks_imports_exports_and_compacts(tmp_path, capsys):
