@@ -447,13 +447,6 @@ def test_a_uri_is_taken_as_it_is_meant(tmp_path):
             open_store(wrong)
 
 
-def test_an_s3_that_does_not_answer_is_a_sentence(monkeypatch):
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr("lightly_pipeline.worker.datapool.store._client", lambda: boto3.client("s3"))
-    with pytest.raises(DatapoolError, match="S3 refused the datapool"):
-        Datapool("s3://bucket/pool").read("a")
-
-
 @pytest.mark.parametrize("command", ["show", "nearest", "export", "compact", "remove"])
 @pytest.mark.parametrize("where", ["nowhere", "misspelt", "file"])
 def test_a_pool_that_is_not_there_is_told(tmp_path, capsys, command, where):
@@ -514,3 +507,15 @@ def test_a_part_that_cannot_be_read_can_be_removed(tmp_path, capsys):
     assert len(pool.load(None, scratch=tmp_path)) == 0
     assert main(["remove", str(tmp_path), "broken"]) == 5
     assert "has no part 'broken'" in capsys.readouterr().err
+
+
+def test_a_part_without_frames_is_shown_as_no_other_model(tmp_path, capsys):
+    """Who saw it was told to remove parts before the next run, which no run needs."""
+    pool = Datapool(str(tmp_path))
+    fill(pool, "pexels-0", 0, identity=Identity("old"))
+    fill(pool, "pexels-1", 2)
+    assert main(["show", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "2 frames of 2 videos" in said
+    assert "model old" not in said
+    assert "More than one model" not in said
