@@ -24,6 +24,7 @@ from lightly_pipeline.worker.select import (
     SelectionCancelled,
     SelectionError,
     balanced_in_stretches,
+    distances_when_picked,
     nearest_neighbours,
     select,
 )
@@ -133,7 +134,7 @@ def _choose_frames(start: Outcome, plan: Plan, options: Options, progress: Progr
     if len(picks) and not exact_frames(options) and plan.min_distance is None:
         moved = _snap(table, candidates, rows, picks, plan, pool, progress)
         if not np.array_equal(moved, picks) and len(moved) <= _REMEASURED:
-            distances = _distances_when_picked(table.embeddings[moved], pool)
+            distances = distances_when_picked(table.embeddings[moved], pool)
         picks = moved
     outcome = _with(
         start, selection, np.concatenate([start.picks, picks]), np.concatenate([start.distances, distances])
@@ -312,8 +313,3 @@ def _to_pool(
     for start in range(0, len(rows), _REMEASURED):
         block = rows[start : start + _REMEASURED]
         yield block, *nearest_neighbours(embeddings[block], pool)
-
-
-def _distances_when_picked(vectors: NDArray[np.float32], pool: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Of each row of float32 [k, d] to the nearest earlier row or pool vector, float32 [k]."""
-    return np.minimum(nearest_neighbours(vectors, pool)[1], nearest_neighbours(vectors, vectors, earlier=True)[1])

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from lightly_pipeline.worker.errors import NothingToSelect, OptionError
 from lightly_pipeline.worker.frames import FrameTable
 from lightly_pipeline.worker.scan import EmbedderIdentity
+from lightly_pipeline.worker.select import LARGEST
 from lightly_pipeline.worker.sources import Source
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-#: Squared lengths up to which squared distances are finite in float32: those of two vectors are up to four times that.
-_LONGEST = float(np.finfo(np.float32).max) / 8
 _BLOCK = 65536
 
 
@@ -140,7 +139,7 @@ def _squared_lengths(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
 def _check_lengths(raw: NDArray[np.float32], table: FrameTable, file: str) -> None:
     """Raise OptionError where a row of float32 [n, d] is too long to be compared with others."""
     squares = _squared_lengths(raw)
-    if squares.max() > _LONGEST:
+    if squares.max() >= LARGEST:
         raise OptionError(
             f"embeddings={file}: the embedding of {table.name(int(squares.argmax()))} has values too large for float32 "
             f"once they are squared: scale all of them."

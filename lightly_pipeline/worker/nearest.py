@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from lightly_pipeline.worker.outcome import Outcome
 from lightly_pipeline.worker.select import nearest_neighbours
-from lightly_pipeline.worker.select.distance import VIEW
 
 #: Multiplications up to which this is worked out: some seconds of one core.
 _WORK = 1e11
@@ -38,26 +37,5 @@ def find_nearest(outcome: Outcome) -> Nearest:
     for start in range(0, len(rows), _BLOCK):
         block = rows[start : start + _BLOCK]
         index[block], distance[block] = nearest_neighbours(table.embeddings[block], chosen)
-    index[selected], distance[selected] = nearest_others(chosen)
+    index[selected], distance[selected] = nearest_neighbours(chosen, chosen, without="itself")
     return Nearest(index, distance)
-
-
-def nearest_others(vectors: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """For each of float32 [k, d] the nearest other one: (index int64 [k], distance float32 [k]), as of
-    `nearest_neighbours`."""
-    index = np.empty(len(vectors), dtype=np.int64)
-    distance = np.empty(len(vectors), dtype=np.float32)
-    for start in range(0, len(vectors), VIEW):
-        block = vectors[start : start + VIEW]
-        end = start + len(block)
-        here, gap = nearest_neighbours(block, vectors[:start])
-        backward, backward_gap = nearest_neighbours(block[::-1], block[::-1], earlier=True)
-        for first, (there, nearer) in (
-            (start, nearest_neighbours(block, block, earlier=True)),
-            (start, (len(block) - 1 - backward[::-1], backward_gap[::-1])),
-            (end, nearest_neighbours(block, vectors[end:])),
-        ):
-            here = np.where(nearer < gap, there + first, here)
-            gap = np.minimum(nearer, gap)
-        index[start:end], distance[start:end] = here, gap
-    return index, distance

@@ -57,9 +57,7 @@ class Writer:
     def small_pictures(self, rows: Sequence[int], folder: Path, files: Mapping[int, Path]) -> dict[int, Image.Image]:
         """Small pictures of the rows, from what the scans kept or from their `files`, else decoded again."""
         paths = {row: files[row] for row in rows if row in files}
-        for part, indices in self._by_scan([row for row in rows if row not in paths]).items():
-            pictures = self.table.scanned[part].scan.pictures
-            indices = [index for index in indices if index not in pictures]
+        for part, indices in self._by_scan([r for r in rows if r not in paths and not self._is_kept(r)]).items():
             new = {int(self.table.starts[part]) + index: folder / f"{part}-{index}.jpg" for index in indices}
             self._write(part, indices, new.__getitem__, "jpg", SMALL, lambda done: self.progress.check())
             paths |= new
@@ -78,6 +76,10 @@ class Writer:
             scan_settings(self.options).threads or usable_cores(), thread_name_prefix="small"
         ) as threads:
             return dict(zip(rows, threads.map(small, rows), strict=True))
+
+    def _is_kept(self, row: int) -> bool:
+        part, index = self.table.locate(row)
+        return index in self.table.scanned[part].scan.pictures
 
     def _by_scan(self, rows: Sequence[int]) -> dict[int, list[int]]:
         by_scan: dict[int, list[int]] = defaultdict(list)

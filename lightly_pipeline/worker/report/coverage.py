@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lightly_pipeline.worker.nearest import nearest_others
 from lightly_pipeline.worker.outcome import Outcome
 from lightly_pipeline.worker.select import nearest_neighbours
 
@@ -51,7 +50,7 @@ def compare_coverage(outcome: Outcome) -> list[Coverage]:
 
 def _coverage(name: str, points: NDArray[np.float32], chosen: NDArray[np.float32], near: float) -> Coverage:
     gaps = nearest_neighbours(points, chosen)[1]
-    among = nearest_others(chosen)[1]
+    among = nearest_neighbours(chosen, chosen, without="itself")[1]
     return Coverage(
         name=name,
         worst=round(float(gaps.max()), 4),

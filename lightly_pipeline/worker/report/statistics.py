@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lightly_pipeline.worker.manifest import Checks, Distances, Spread
 from lightly_pipeline.worker.outcome import Outcome
-from lightly_pipeline.worker.select import nearest_neighbours
+from lightly_pipeline.worker.select import distances_when_picked, nearest_neighbours
 
 #: Frames whose pairs are looked at, at most: half a million pairs give every percentile to a thousandth.
 PAIRED_FRAMES = 1000
@@ -109,9 +109,6 @@ def _least_distance(outcome: Outcome) -> float:
     size = count * outcome.table.embeddings.shape[1]
     if outcome.sequences is not None or size * (count + len(outcome.pool)) > _WORK:
         return float(outcome.distances.min())
-    vectors = outcome.table.embeddings[outcome.picks]
-    nearest = np.minimum(
-        nearest_neighbours(vectors, vectors, earlier=True)[1], nearest_neighbours(vectors, outcome.pool)[1]
-    )
+    nearest = distances_when_picked(outcome.table.embeddings[outcome.picks], outcome.pool)
     # What the user selected beforehand, at an infinite distance, was not asked to keep any.
     return float(nearest[np.isfinite(outcome.distances)].min(initial=np.inf))

@@ -7,13 +7,14 @@ picking.
 
 from lightly_pipeline.worker.select.balanced import REPRESENTATIVES
 from lightly_pipeline.worker.select.dispatch import STRATEGIES, select
-from lightly_pipeline.worker.select.distance import nearest_neighbours
+from lightly_pipeline.worker.select.distance import LARGEST, distances_when_picked, nearest_neighbours
 from lightly_pipeline.worker.select.engine import ENGINES
 from lightly_pipeline.worker.select.selection import Selection, SelectionCancelled, SelectionError
 from lightly_pipeline.worker.select.stretches import LONG, balanced_in_stretches
 
 __all__ = [
     "ENGINES",
+    "LARGEST",
     "LONG",
     "REPRESENTATIVES",
     "STRATEGIES",
@@ -21,6 +22,7 @@ __all__ = [
     "SelectionCancelled",
     "SelectionError",
     "balanced_in_stretches",
+    "distances_when_picked",
     "nearest_neighbours",
     "select",
 ]

@@ -14,7 +14,12 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from lightly_pipeline.worker.select.distance import nearest_neighbours, row_blocks, squared_distances
+from lightly_pipeline.worker.select.distance import (
+    distances_when_picked,
+    nearest_neighbours,
+    row_blocks,
+    squared_distances,
+)
 from lightly_pipeline.worker.select.in_order import in_order
 from lightly_pipeline.worker.select.medians_small import ROWS, medians_small
 from lightly_pipeline.worker.select.selection import Floats, Indices, StoppedBy, Watch
@@ -178,6 +183,4 @@ def _sharpen_tail(
     moved[changed[too_near]] = rows[changed[too_near]]
     if too_near.all():
         return rows, distances
-    chosen = points[moved]
-    to_known, to_earlier = nearest_neighbours(chosen, known)[1], nearest_neighbours(chosen, chosen, earlier=True)[1]
-    return moved, np.minimum(to_known, to_earlier)
+    return moved, distances_when_picked(points[moved], known)

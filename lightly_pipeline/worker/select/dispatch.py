@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from lightly_pipeline.worker.memory import let_go
 from lightly_pipeline.worker.select.balanced import balanced
-from lightly_pipeline.worker.select.distance import squared_norms
+from lightly_pipeline.worker.select.distance import LARGEST, squared_norms
 from lightly_pipeline.worker.select.engine import ENGINES, k_center
 from lightly_pipeline.worker.select.in_order import in_order
 from lightly_pipeline.worker.select.selection import (
@@ -101,8 +101,6 @@ def select(
 
 
 _BUDGET: StoppedBy = "budget"
-#: Squared norms from which on float32 may not hold the products of two rows.
-_LARGEST = 1e36
 
 
 def _order(strategy: str, rows: int, weights: NDArray[np.floating] | None, seed: int) -> Indices:
@@ -121,7 +119,7 @@ def _checked(name: str, vectors: NDArray[np.floating]) -> Floats:
     rows: Floats = np.ascontiguousarray(vectors, dtype=np.float32)
     for start in range(0, len(rows), 65536):
         # Beyond this products of two rows are no numbers any more.
-        finite = squared_norms(rows[start : start + 65536]) < _LARGEST
+        finite = squared_norms(rows[start : start + 65536]) < LARGEST
         let_go(rows)
         if not finite.all():
             raise SelectionError(

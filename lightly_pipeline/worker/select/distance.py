@@ -14,12 +14,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 
 from lightly_pipeline.worker.select.selection import Floats, Indices
 
 LANES = 16
+#: Squared norms up to which squared distances, up to four times as large, are numbers in float32.
+LARGEST = float(np.finfo(np.float32).max) / 8
 #: Rows in a run whose middle is near to all of them, mostly: neighbours in time.
 VIEW = 512
 _BLOCK_BYTES = 8 << 20
@@ -72,11 +75,13 @@ def row_blocks(rows: int, bytes_per_row: int, limit: int = _BLOCK_BYTES) -> Iter
         yield slice(start, min(start + step, rows))
 
 
-def nearest_neighbours(queries: Floats, references: Floats, *, earlier: bool = False) -> tuple[Indices, Floats]:
+def nearest_neighbours(
+    queries: Floats, references: Floats, *, without: Literal["nothing", "itself", "later"] = "nothing"
+) -> tuple[Indices, Floats]:
     """The nearest reference of every query: (index int64 [q], Euclidean distance float32 [q]); ties to the lowest.
 
-    earlier: only references whose row is lower than the query's count, as where both are the same rows. Without any:
-    index -1, distance infinity. Memory stays bounded; both may be memory-mapped.
+    without: where both are the same rows, "itself" passes over each query's own, and "later" over those behind it, too.
+    Where no reference is left: index -1, distance infinity. Memory stays bounded; both may be memory-mapped.
     """
     squared = np.full(len(queries), np.inf, dtype=np.float32)
     index = np.full(len(queries), -1, dtype=np.int64)
@@ -98,9 +103,9 @@ def nearest_neighbours(queries: Floats, references: Floats, *, earlier: bool = F
             least *= -2
             least += (1 - error) * norms[:, None]
             least += (1 - error) * other_norms[None, :]
-            if earlier:
-                later = np.arange(known.start, known.stop) >= np.arange(wanted.start, wanted.stop)[:, None]
-                least[later] = np.inf
+            if without != "nothing":
+                ahead = np.arange(known.start, known.stop) - np.arange(wanted.start, wanted.stop)[:, None]
+                least[ahead == 0 if without == "itself" else ahead >= 0] = np.inf
             best = least.argmin(axis=1)
             most = least[np.arange(len(block)), best] + 2 * error * (norms + other_norms[best])
             limit = np.minimum(np.minimum(most, squared[wanted]), _FINITE)
@@ -109,6 +114,12 @@ def nearest_neighbours(queries: Floats, references: Floats, *, earlier: bool = F
                 exact = squared_distances(block[rows[part]], others[columns[part]])
                 _keep_nearest(squared[wanted], index[wanted], rows[part], columns[part] + known.start, exact)
     return index, np.sqrt(squared)
+
+
+def distances_when_picked(picks: Floats, pool: Floats | None) -> Floats:
+    """Of picks, float32 [k, d] in their order, to the nearest earlier one or pool vector, float32 [k]."""
+    among = nearest_neighbours(picks, picks, without="later")[1]
+    return among if pool is None else np.minimum(among, nearest_neighbours(picks, pool)[1])
 
 
 def _keep_nearest(squared: Floats, index: Indices, rows: Indices, columns: Indices, exact: Floats) -> None:

@@ -42,12 +42,23 @@ def test_the_nearest_is_that_of_all_pairs_to_the_bit_and_ties_go_to_the_lowest(k
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_nearest_earlier_row_is_found_too(kind):
     rows = KINDS[kind][0].astype(np.float32)
-    index, found = nearest_neighbours(rows, rows, earlier=True)
+    index, found = nearest_neighbours(rows, rows, without="later")
     assert (index[0], found[0]) == (-1, np.inf)
     for row in range(1, len(rows)):
         every = squared_distances(rows[:row], rows[row])
         assert index[row] == every.argmin()
         assert found[row] == np.sqrt(every.min())
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 511, 512, 513, 1100])
+def test_the_nearest_other_row_is_that_of_a_comparison_with_all(count):
+    rows = np.random.default_rng(count).integers(0, 40, (count, 3)).astype(np.float32)
+    index, found = nearest_neighbours(rows, rows, without="itself")
+    assert index.tolist() == ([-1] * count if count < 2 else index.tolist())
+    for row in range(count if count > 1 else 0):
+        every = squared_distances(rows, rows[row])
+        every[row] = np.inf
+        assert (index[row], found[row]) == (every.argmin(), np.sqrt(every.min()))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -2,13 +2,11 @@
 
 import csv
 
-import numpy as np
 import pyarrow.parquet as parquet
 import pytest
 
 from lightly_pipeline.worker import select_frames
 from lightly_pipeline.worker.manifest import Manifest
-from lightly_pipeline.worker.nearest import nearest_others
 from lightly_pipeline_tests.worker.spine.conftest import run_worker
 
 
@@ -38,16 +36,3 @@ def test_small_distances_between_long_vectors_are_exact(clips, tmp_path):
     for row in rows:
         gaps = [abs(places[row["filename"]] - places[name]) for name in chosen - {row["filename"]}]
         assert row["nearest_distance"] == pytest.approx(min(gaps), rel=1e-6)
-
-
-@pytest.mark.parametrize("count", [0, 1, 2, 511, 512, 513, 1100])
-def test_the_nearest_other_one_is_that_of_a_comparison_with_all(count):
-    generator = np.random.default_rng(count)
-    vectors = generator.integers(0, 40, (count, 3)).astype(np.float32)
-    gaps = np.linalg.norm(vectors[:, None].astype(float) - vectors[None].astype(float), axis=2)
-    np.fill_diagonal(gaps, np.inf)
-    index, distance = nearest_others(vectors)
-    assert np.allclose(distance, gaps.min(axis=1, initial=np.inf))
-    known = np.flatnonzero(index >= 0)
-    assert len(known) == (count if count > 1 else 0)
-    assert np.allclose(gaps[known, index[known]], distance[known])

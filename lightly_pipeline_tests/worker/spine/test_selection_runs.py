@@ -405,6 +405,16 @@ def test_a_broken_part_of_its_own_is_replaced(clips, tmp_path):
     assert kept.read_bytes() == b"torn"
 
 
+def test_no_video_is_fetched_again_for_pictures_that_are_at_hand(clips, tmp_path, monkeypatch):
+    fetched = []
+    fetch = Scanner.fetch
+    monkeypatch.setattr(Scanner, "fetch", lambda self, files: fetched.append(files) or fetch(self, files))
+    options = {"stopping_condition.n_samples": 0.2, "dump_dataset": True, "output_image_format": "jpg"}
+    select_frames(clips, tmp_path / "out", options)
+    assert (tmp_path / "out/plots/filter_decision_0.png").exists()
+    assert len(fetched) == 3, "once each, to write their frames"
+
+
 def test_what_matters_of_a_large_pool_gives_the_selection_that_all_of_it_gives(tmp_path, monkeypatch):
     folder = tmp_path / "in"
     for seed in range(3):
