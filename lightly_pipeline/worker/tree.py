@@ -11,7 +11,7 @@ from PIL import Image
 
 from lightly_pipeline.worker.discover import Input
 from lightly_pipeline.worker.manifest import Manifest
-from lightly_pipeline.worker.nearest import Nearest, find_nearest
+from lightly_pipeline.worker.nearest import find_nearest
 from lightly_pipeline.worker.options import Options
 from lightly_pipeline.worker.outcome import Outcome
 from lightly_pipeline.worker.output import layout
@@ -66,20 +66,21 @@ def write_tree(
     with ThreadPoolExecutor(1, thread_name_prefix="figures") as beside:
         # Arithmetic and encoding leave the interpreter free for each other.
         figures_later = beside.submit(make_figures, tree, outcome, options.memory_requirement_in_GB)
-        nearest_later = beside.submit(find_nearest, outcome)
         lists_later = beside.submit(_write_lists, tree, outcome, found, options, raw)
-        files = _write_frames(scratch, outcome, options, writer, selected)
-        nearest = nearest_later.result()
+        nearest = find_nearest(outcome)
+        on_sheet = spread(selected, PICTURES)
+        pairs = choose_pairs(outcome, nearest, options.n_example_images, writer.kept_rows())
+        shown = dict.fromkeys([*on_sheet, *(row for pair in pairs for row in (pair.retained, pair.removed))])
+        files, pictures = _write_frames(scratch, outcome, options, writer, selected, list(shown))
         write_frame_metadata(tree, outcome, nearest, files if options.dump_dataset else {})
-        pictures = _small_pictures(scratch, outcome, nearest, options, writer, files)
-        sheet = _write_contact_sheet(tree, [pictures.frames[row] for row in pictures.sheet])
-        pairs = [(pair, pictures.frames[pair.retained], pictures.frames[pair.removed]) for pair in pictures.pairs]
-        for number, (pair, retained, removed) in enumerate(pairs):
+        sheet = _write_contact_sheet(tree, [pictures[row] for row in on_sheet])
+        examples = [(pair, pictures[pair.retained], pictures[pair.removed]) for pair in pairs]
+        for number, (pair, retained, removed) in enumerate(examples):
             names = (outcome.table.name(pair.retained), outcome.table.name(pair.removed))
             # Lightly's numbers: 0, 11, 22, …
             draw_pair(tree, f"filter_decision_{number * 11}", retained, removed, names)
         lists_later.result()
-        return WrittenTree(outcome, figures_later.result(), pairs, sheet)
+        return WrittenTree(outcome, figures_later.result(), examples, sheet)
 
 
 def _write_lists(tree: Path, outcome: Outcome, found: Input, options: Options, raw: NDArray[np.float32] | None) -> None:
@@ -92,38 +93,15 @@ def _write_lists(tree: Path, outcome: Outcome, found: Input, options: Options, r
 
 
 def _write_frames(
-    scratch: Scratch, outcome: Outcome, options: Options, writer: Writer, selected: list[int]
-) -> Mapping[int, Path]:
-    """The selected frames as files, where they are wanted as files or in shards."""
+    scratch: Scratch, outcome: Outcome, options: Options, writer: Writer, selected: list[int], shown: list[int]
+) -> tuple[Mapping[int, Path], dict[int, Image.Image]]:
+    """The selected frames as files, where they are wanted as files or in shards, and small pictures of the shown."""
     shard_size = options.webdataset_shard_size_in_MB
-    if not options.dump_dataset and not shard_size:
-        return {}
-    files = writer.dump(scratch.tree / layout.SAMPLED if options.dump_dataset else scratch.work / "dump", selected)
+    folder = scratch.tree / layout.SAMPLED if options.dump_dataset else scratch.work / "dump"
+    files, pictures = writer.write(folder, selected if options.dump_dataset or shard_size else [], shown)
     if shard_size:
         write_shards(scratch.tree, outcome.table, files, shard_size)
-    return files
-
-
-@dataclass(frozen=True)
-class _SmallPictures:
-    sheet: list[int]
-    pairs: list[Pair]
-    frames: dict[int, Image.Image]
-
-
-def _small_pictures(
-    scratch: Scratch,
-    outcome: Outcome,
-    nearest: Nearest,
-    options: Options,
-    writer: Writer,
-    files: Mapping[int, Path],
-) -> _SmallPictures:
-    """Pictures for the contact sheet and the examples, as few as possible decoded again."""
-    sheet = spread([int(row) for row in outcome.selected], PICTURES)
-    pairs = choose_pairs(outcome, nearest, options.n_example_images, writer.kept_rows())
-    rows = dict.fromkeys([*sheet, *(pair.retained for pair in pairs), *(pair.removed for pair in pairs)])
-    return _SmallPictures(sheet, pairs, writer.small_pictures(list(rows), scratch.work, files))
+    return files, pictures
 
 
 def _write_contact_sheet(tree: Path, pictures: list[Image.Image]) -> bytes | None:

@@ -18,7 +18,6 @@ from lightly_pipeline.worker.output.contact_sheet import thumbnail
 from lightly_pipeline.worker.progress import Progress
 from lightly_pipeline.worker.scan import FramesLost, PictureTooLarge, ScanError, write_frames
 from lightly_pipeline.worker.scan.cores import usable_cores
-from lightly_pipeline.worker.scan.encode import SMALL, Size
 from lightly_pipeline.worker.scanning import Scanner, file_sha256, scan_settings
 from lightly_pipeline.worker.scratch import DISK_FULL
 
@@ -40,33 +39,35 @@ class Writer:
     scanner: Scanner
     progress: Progress
 
-    def dump(self, folder: Path, rows: Sequence[int]) -> "Dumped":
-        """The rows as files below the folder."""
+    def write(self, folder: Path, rows: Sequence[int], shown: Sequence[int]) -> tuple["Dumped", dict[int, Image.Image]]:
+        """The rows as files below the folder, and small pictures of those that are shown, rows or not.
+
+        Frames that no scan kept are decoded again, once for both.
+        """
         files = Dumped(self.table, folder, rows, self.options.output_image_format)
+        work = self.scanner.scratch.work
+        small = {row: work / f"small-{row}.jpg" for row in shown if not self._is_kept(row)}
+        picks, small_picks = self._by_scan(rows), self._by_scan(list(small))
         with self.progress.stage("write", len(rows)) as stage:
-            for part, indices in self._by_scan(rows).items():
-                image_format, size = self.options.output_image_format, self.options.output_image_size
-                self._write(part, indices, files.__getitem__, image_format, size, stage.advance)
-        return files
+            for part in dict.fromkeys([*picks, *small_picks]):
+                start = int(self.table.starts[part])
+                shown_here = {index: small[start + index] for index in small_picks[part]}
+                self._write(part, picks[part], files, shown_here, stage.advance)
+        return files, self._small_pictures(shown, small)
 
     def kept_rows(self) -> NDArray[np.int64]:
         """The rows whose pictures the scans kept, ascending."""
         parts = zip(self.table.scanned, self.table.starts[:-1], strict=True)
         return np.concatenate([scanned.scan.kept + start for scanned, start in parts])
 
-    def small_pictures(self, rows: Sequence[int], folder: Path, files: Mapping[int, Path]) -> dict[int, Image.Image]:
-        """Small pictures of the rows, from what the scans kept or from their `files`, else decoded again."""
-        paths = {row: files[row] for row in rows if row in files}
-        for part, indices in self._by_scan([r for r in rows if r not in paths and not self._is_kept(r)]).items():
-            new = {int(self.table.starts[part]) + index: folder / f"{part}-{index}.jpg" for index in indices}
-            self._write(part, indices, new.__getitem__, "jpg", SMALL, lambda done: self.progress.check())
-            paths |= new
+    def _small_pictures(self, rows: Sequence[int], files: Mapping[int, Path]) -> dict[int, Image.Image]:
+        """From what the scans kept, or from the small files."""
 
         def small(row: int) -> Image.Image:
             part, index = self.table.locate(row)
             try:
                 kept = self.table.scanned[part].scan.pictures.read_small(index)
-                return thumbnail(paths[row] if kept is None else io.BytesIO(kept))
+                return thumbnail(files[row] if kept is None else io.BytesIO(kept))
             except OSError as error:
                 raise StorageError(
                     f"The picture of {self.table.name(row)} cannot be read again: {error}. Start the run again."
@@ -92,22 +93,17 @@ class Writer:
         self,
         part: int,
         indices: Sequence[int],
-        target: Callable[[int], Path],
-        image_format: str,
-        size: Size,
+        files: Mapping[int, Path],
+        small: Mapping[int, Path],
         on_progress: Callable[[int], None],
     ) -> None:
-        """Frames of one scan to where the `target` of their row is."""
+        """Frames of one scan to the files of their rows, and small pictures by their index in it."""
         scanned, start = self.table.scanned[part], int(self.table.starts[part])
-        self.scanner.fetch(scanned.files)
+        if small or not np.isin(indices, scanned.scan.kept).all():
+            self.scanner.fetch(scanned.files)
         try:
             write_frames(
-                scanned.scan,
-                indices,
-                lambda index: target(start + index),
-                image_format=image_format,
-                output_image_size=size,
-                on_progress=on_progress,
+                scanned.scan, indices, lambda index: files[start + index], small=small, on_progress=on_progress
             )
         except FramesLost as error:
             [file], [digest] = scanned.files, scanned.sha256

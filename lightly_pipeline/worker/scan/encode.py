@@ -200,13 +200,23 @@ SMALL = Within(shortest=144, longest=1024)
 _LARGE = 720
 
 
+def picture_encoder(settings: ScanSettings) -> PictureEncoder:
+    """For frames as the settings want them written."""
+    return PictureEncoder(settings.image_format, settings.output_image_size, settings.jpeg_quality)
+
+
+def small_encoder() -> PictureEncoder:
+    """For JPEGs of SMALL size."""
+    return PictureEncoder("jpg", SMALL, 85, interpolation="AREA")
+
+
 class KeptEncoder:
     """Encodes frames that are kept while decoding, and small versions of what would be slow to read again."""
 
     def __init__(self, settings: ScanSettings) -> None:
         self._size = settings.output_image_size
-        self._encoder = PictureEncoder(settings.image_format, self._size, settings.jpeg_quality)
-        self._small = PictureEncoder("jpg", SMALL, 85, interpolation="AREA")
+        self._encoder = picture_encoder(settings)
+        self._small = small_encoder()
         self._from = SMALL.shortest if settings.image_format == "png" else _LARGE
 
     def encode(self, frame: av.VideoFrame, rotation: int = 0) -> tuple[bytes, bytes]:

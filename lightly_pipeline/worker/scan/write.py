@@ -1,16 +1,20 @@
 """Chosen frames become picture files: kept ones are copied, the others decoded again, exactly.
 
 A second decode reads only the groups of pictures that hold a chosen frame, passes over pictures in them that
-nothing refers to, and stops at the last chosen one. Each frame is recognised by its pixel hash.
+nothing refers to, and stops at the last chosen one. Each frame is recognised by its pixel hash. Groups are decoded
+side by side; the last one, for which a core would wait, by all cores together.
 """
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 
 import av
 import numpy as np
@@ -18,13 +22,14 @@ import numpy as np
 from lightly_pipeline.worker.memory import give_back
 from lightly_pipeline.worker.scan.chunk import Decoder
 from lightly_pipeline.worker.scan.cores import usable_cores
-from lightly_pipeline.worker.scan.encode import PictureEncoder, Size
+from lightly_pipeline.worker.scan.encode import PictureEncoder, picture_encoder, small_encoder
 from lightly_pipeline.worker.scan.images import ImageSource, open_image
 from lightly_pipeline.worker.scan.measure import Meter
 from lightly_pipeline.worker.scan.packets import (
     Header,
     Packet,
     Stopped,
+    is_referred_to,
     open_container,
     read_packets,
     video_stream,
@@ -41,44 +46,50 @@ def write_frames(
     picks: Sequence[int],
     targets: Callable[[int], Path],
     *,
-    image_format: str | None = None,
-    output_image_size: Size | None = None,
+    small: Mapping[int, Path] = MappingProxyType({}),
     on_progress: Callable[[int], None] = _nothing,
 ) -> None:
-    """Write exactly the frames `picks` (indices into `scan.frames`) to `targets(index)`.
+    """Write exactly the frames `picks` (indices into `scan.frames`) to `targets(index)`, as the scan's settings say.
 
-    image_format and output_image_size default to the scan's settings; with others nothing kept can be used.
+    small: files for small JPEGs of frames, as of `small_encoder`, picked or not: all come from one decode.
     Folders are made. Each file appears whole or not at all. Raises FramesLost when frames do not decode again to the
     pixels that were scanned, PictureTooLarge, ScanError when an image cannot be read again, OSError when the target
     cannot be written.
-    on_progress is called with 1 for each file, in several threads; what it raises ends the writing.
+    on_progress is called with 1 for each pick, and 0 for another frame, in several threads; what it raises ends the
+    writing.
     """
-    image_format = image_format or scan.settings.image_format
-    size = scan.settings.output_image_size if output_image_size is None else output_image_size
-    same = image_format == scan.settings.image_format and size == scan.settings.output_image_size
-    folders: set[Path] = set()
+    folders = {path.parent for path in small.values()}
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
     missing: list[int] = []
     for index in dict.fromkeys(int(pick) for pick in picks):
-        if not 0 <= index < len(scan.frames):
-            raise ScanError(f"{scan.path.name} has {len(scan.frames)} frames: there is no frame {index}.")
+        _check(scan, index)
         target = targets(index)
         if target.parent not in folders:
             target.parent.mkdir(parents=True, exist_ok=True)
             folders.add(target.parent)
-        kept = scan.pictures.read(index) if same else None
+        kept = scan.pictures.read(index)
         if kept is None:
             missing.append(index)
         else:
             _write(kept, target)
             on_progress(1)
-    if missing:
+    for index in small:
+        _check(scan, index)
+    if missing or small:
         give_back()
-        encoder = _Encoding(scan, image_format, size, targets, on_progress)
+        again = _Again(scan, frozenset(missing), targets, small, on_progress)
+        wanted = sorted({*missing, *small})
         if isinstance(scan.source, ImageSource):
-            encoder.images(missing, scan.source)
+            again.images(wanted, scan.source)
         else:
-            encoder.video(missing)
+            again.video(wanted)
         give_back()
+
+
+def _check(scan: VideoScan, index: int) -> None:
+    if not 0 <= index < len(scan.frames):
+        raise ScanError(f"{scan.path.name} has {len(scan.frames)} frames: there is no frame {index}.")
 
 
 def _write(picture: bytes, target: Path) -> None:
@@ -88,44 +99,33 @@ def _write(picture: bytes, target: Path) -> None:
     part.replace(target)
 
 
-class _Encoding:
-    """A second decode of one scan, on all cores."""
+@dataclass(frozen=True)
+class _Again:
+    """What a second decode of one scan, on all cores, is to give."""
 
-    def __init__(
-        self,
-        scan: VideoScan,
-        image_format: str,
-        size: Size,
-        targets: Callable[[int], Path],
-        on_progress: Callable[[int], None],
-    ) -> None:
-        self._scan = scan
-        self._format = image_format
-        self._size = size
-        self._targets = targets
-        self._hashes = scan.frames["pixel_hash"]
-        self._stop = threading.Event()
-        self._threads = scan.settings.threads or usable_cores()
-        self._on_progress = on_progress
+    scan: VideoScan
+    picks: frozenset[int]
+    targets: Callable[[int], Path]
+    small: Mapping[int, Path]
+    on_progress: Callable[[int], None]
+    stop: threading.Event = field(default_factory=threading.Event)
 
-    def _encoder(self) -> PictureEncoder:
-        return PictureEncoder(self._format, self._size, self._scan.settings.jpeg_quality)
-
-    def _write(self, picture: bytes, index: int) -> None:
-        _write(picture, self._targets(index))
-        self._on_progress(1)
+    @property
+    def threads(self) -> int:
+        """How many decode and encode at a time."""
+        return self.scan.settings.threads or usable_cores()
 
     def images(self, wanted: list[int], source: ImageSource) -> None:
         """Write images that were given as images."""
 
         def work(items: Iterator[int]) -> None:
-            encoder = self._encoder()
+            pictures = _Pictures(self)
             for index in items:
                 try:
                     frame = open_image(source.paths[index])
                 except OSError as error:
                     raise ScanError(f"{source.paths[index].name} cannot be read again: {error}.") from error
-                self._write(encoder.encode(frame), index)
+                pictures.write(frame, index)
 
         self._in_threads(iter(wanted), work)
 
@@ -134,44 +134,54 @@ class _Encoding:
         left = set(wanted)
         done: set[int] = set()
         # Before the file is opened for reading: memory never holds two of its indexes.
-        decoders = [Decoder(self._scan.path, self._scan.source.prime) for _ in range(min(self._threads, len(left)))]
+        decoders = [self._decoder() for _ in range(min(self.threads, len(left)))]
+        for_last = self._decoder(self.threads)
 
-        def work(groups: Iterator[tuple[list[Packet], list[int]]]) -> None:
-            encoder, meter = self._encoder(), Meter()
-            decoder: Decoder | None = None
+        def work(groups: Iterator[_Group]) -> None:
+            pictures, meter = _Pictures(self), Meter()
+            own: Decoder | None = None
             try:
-                for packets, indices in groups:
-                    decoder = decoder or decoders.pop()
-                    done.update(self._group(decoder, meter, encoder, packets, indices))
+                for group in groups:
+                    if group.is_last:
+                        decoder = for_last
+                    else:
+                        decoder = own = own or decoders.pop()
+                    done.update(self._group(decoder, meter, pictures, group))
             finally:
-                if decoder is not None:
-                    decoder.close()
+                if own is not None:
+                    own.close()
 
-        self._in_threads(self._groups(sorted(left)), work)
+        try:
+            self._in_threads(self._groups(sorted(left)), work)
+        finally:
+            for_last.close()
         left -= done
         if left:
             left -= self._from_the_start(left)
         if left:
-            raise FramesLost(self._scan.path.name, left)
+            raise FramesLost(self.scan.path.name, left)
 
-    def _groups(self, wanted: list[int]) -> Iterator[tuple[list[Packet], list[int]]]:
-        """The packets of each group that holds a wanted frame, with the frames."""
-        groups = self._scan.source.groups
+    def _decoder(self, threads: int = 1) -> Decoder:
+        return Decoder(self.scan.path, self.scan.source.prime, threads)
+
+    def _groups(self, wanted: list[int]) -> Iterator[_Group]:
+        """Each group that holds a wanted frame."""
+        groups = self.scan.source.groups
         which = np.searchsorted(groups[:, 1], wanted, side="right") - 1
         members: dict[int, list[int]] = {}
         for group, index in zip(which.tolist(), wanted, strict=True):
             members.setdefault(group, []).append(index)
-        with open_container(self._scan.path) as container:
+        with open_container(self.scan.path) as container:
             stream = video_stream(container)
             if stream is None:
                 return
             packets: list[Packet] = []
             group = 0
             last = max(members)
-            for number, packet in enumerate(read_packets(container, stream, Header(self._scan.path))):
+            for number, packet in enumerate(read_packets(container, stream, Header(self.scan.path))):
                 while group + 1 < len(groups) and number >= groups[group + 1, 0]:
                     if packets:
-                        yield packets, members[group]
+                        yield _Group(packets, members[group], is_last=group == last)
                         packets = []
                     group += 1
                 if group > last:
@@ -179,69 +189,67 @@ class _Encoding:
                 if group in members:
                     packets.append(packet)
             if packets:
-                yield packets, members[group]
+                yield _Group(packets, members[group], is_last=group == last)
 
-    def _group(
-        self,
-        decoder: Decoder,
-        meter: Meter,
-        encoder: PictureEncoder,
-        packets: list[Packet],
-        indices: list[int],
-    ) -> set[int]:
+    def _group(self, decoder: Decoder, meter: Meter, pictures: _Pictures, group: _Group) -> set[int]:
         """Decode one group as far as its last wanted frame; returns the frames it wrote."""
-        table = self._scan.frames
-        by_time = {int(table["pts"][index]): index for index in indices}
+        table = self.scan.frames
+        by_time = {int(table["pts"][index]): index for index in group.indices}
         if -1 in by_time:
             return set()
         written: set[int] = set()
         context = decoder.context
+        codec, extradata = context.name, context.extradata
         decoder.restart()
 
         def take(frames: list[av.VideoFrame]) -> None:
             for frame in frames:
                 index = None if frame.pts is None else by_time.get(frame.pts)
-                if index is not None and index not in written and self._is(frame, index, meter):
-                    self._write(encoder.encode(frame, _rotation(frame)), index)
+                if index is not None and index not in written and meter.hash(frame) == self._hash(index):
+                    pictures.write(frame, index, _rotation(frame))
                     written.add(index)
 
         try:
-            for packet in packets:
-                if self._stop.is_set():
+            for packet in group.packets:
+                if self.stop.is_set():
                     raise Stopped
-                context.skip_frame = "DEFAULT" if packet.pts in by_time else "NONREF"
+                wanted = packet.pts in by_time
+                # Not even sent: with several threads a picture that is skipped waits for the one before the last.
+                if not wanted and not is_referred_to(packet, codec, extradata):
+                    continue
+                context.skip_frame = "DEFAULT" if wanted else "NONREF"
                 take(_decoded(context, packet))
-                if len(written) == len(indices):
+                if len(written) == len(by_time):
                     return written
             take(_decoded(context, None))
         finally:
             context.skip_frame = "DEFAULT"
         return written
 
-    def _is(self, frame: av.VideoFrame, index: int, meter: Meter) -> bool:
-        return meter.hash(frame) == bytes(self._hashes[index])
+    def _hash(self, index: int) -> bytes:
+        return bytes(self.scan.frames["pixel_hash"][index])
 
     def _from_the_start(self, left: set[int]) -> set[int]:
         """Decode the whole file and take the wanted frames by their hash: for files without usable times."""
-        encoder, meter = self._encoder(), Meter()
+        pictures, meter = _Pictures(self), Meter()
         by_hash: dict[bytes, list[int]] = {}
         for index in sorted(left):
-            by_hash.setdefault(bytes(self._hashes[index]), []).append(index)
-        decoder = Decoder(self._scan.path, None)
+            by_hash.setdefault(self._hash(index), []).append(index)
+        decoder = Decoder(self.scan.path, None)
         written: set[int] = set()
 
         def take(frames: list[av.VideoFrame]) -> None:
             for frame in frames:
                 for index in by_hash.pop(meter.hash(frame), ()):
-                    self._write(encoder.encode(frame, _rotation(frame)), index)
+                    pictures.write(frame, index, _rotation(frame))
                     written.add(index)
 
         try:
-            with open_container(self._scan.path) as container:
+            with open_container(self.scan.path) as container:
                 stream = video_stream(container)
                 if stream is None:
                     return written
-                for packet in chain(read_packets(container, stream, Header(self._scan.path)), [None]):
+                for packet in chain(read_packets(container, stream, Header(self.scan.path)), [None]):
                     take(_decoded(decoder.context, packet))
                     if not by_hash:
                         break
@@ -251,13 +259,12 @@ class _Encoding:
 
     def _in_threads(self, items: Iterator[object], work: Callable[..., None]) -> None:
         """Run `work` in one thread per core over shared items; the first error is raised here."""
-        threads = self._threads
-        shared: queue.Queue[object] = queue.Queue(maxsize=threads)
+        shared: queue.Queue[object] = queue.Queue(maxsize=self.threads)
         errors: list[BaseException] = []
         end = object()
 
         def following() -> Iterator[object]:
-            while not self._stop.is_set():
+            while not self.stop.is_set():
                 try:
                     item = shared.get(timeout=0.1)
                 except queue.Empty:
@@ -273,14 +280,14 @@ class _Encoding:
                 return
             except BaseException as error:
                 errors.append(error)
-                self._stop.set()
+                self.stop.set()
 
-        running = [threading.Thread(target=run, name=f"write-{n}", daemon=True) for n in range(threads)]
+        running = [threading.Thread(target=run, name=f"write-{n}", daemon=True) for n in range(self.threads)]
         for thread in running:
             thread.start()
 
         def put(item: object) -> None:
-            while not self._stop.is_set():
+            while not self.stop.is_set():
                 try:
                     shared.put(item, timeout=0.1)
                 except queue.Full:
@@ -296,12 +303,45 @@ class _Encoding:
                 while thread.is_alive():
                     thread.join(0.2)
         finally:
-            self._stop.set()
+            self.stop.set()
             for thread in running:
                 thread.join()
         if errors:
             raise errors[0]
-        self._stop.clear()
+        self.stop.clear()
+
+
+@dataclass(frozen=True)
+class _Group:
+    """A run of packets that decodes on its own, with the wanted frames in it."""
+
+    packets: list[Packet]
+    indices: list[int]
+    is_last: bool
+
+
+class _Pictures:
+    """Encodes and writes what is wanted of frames, in one thread."""
+
+    def __init__(self, again: _Again) -> None:
+        self._again = again
+
+    @cached_property
+    def _encoder(self) -> PictureEncoder:
+        return picture_encoder(self._again.scan.settings)
+
+    @cached_property
+    def _small(self) -> PictureEncoder:
+        return small_encoder()
+
+    def write(self, frame: av.VideoFrame, index: int, rotation: int = 0) -> None:
+        """Write the picture of a frame, the small one, or both. Raises PictureTooLarge, OSError."""
+        again = self._again
+        if index in again.small:
+            _write(self._small.encode(frame, rotation), again.small[index])
+        if index in again.picks:
+            _write(self._encoder.encode(frame, rotation), again.targets(index))
+        again.on_progress(int(index in again.picks))
 
 
 def _decoded(context: av.VideoCodecContext, packet: Packet | None) -> list[av.VideoFrame]:

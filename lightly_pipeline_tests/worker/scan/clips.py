@@ -24,9 +24,9 @@ def picture(number: int, width: int = 160, height: int = 96, shot: int = 12) -> 
     return rgb
 
 
-def written(scan, picks, target, **options):
+def written(scan, picks, target):
     """Write frames of a scan; the file of each."""
-    write_frames(scan, picks, target, **options)
+    write_frames(scan, picks, target)
     return {int(index): target(index) for index in picks}
 
 

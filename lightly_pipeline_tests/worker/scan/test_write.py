@@ -16,9 +16,11 @@ from lightly_pipeline.worker.scan import (
     scan_video,
     snap_in_stages,
     snap_to_kept,
+    write,
     write_frames,
 )
 from lightly_pipeline.worker.scan.encode import SMALL, PictureEncoder, target_size
+from lightly_pipeline.worker.scan.packets import open_container
 from lightly_pipeline.worker.scan.png import Huffman, PngEncoder
 from lightly_pipeline_tests.worker.scan.clips import picture, render, written
 
@@ -75,8 +77,8 @@ def test_a_picture_that_its_format_cannot_hold_is_an_error_and_no_damage(tmp_pat
         assert scan.frames["ok"].all()
         with pytest.raises(PictureTooLarge, match="A frame of 2000 x 1 would become"):
             write_frames(scan, [3], lambda index: tmp_path / "3")
-        write_frames(scan, [3], lambda index: tmp_path / "3", image_format="png", output_image_size=-1)
-        assert Image.open(tmp_path / "3").size == (2000, 1)
+        write_frames(scan, [], lambda index: tmp_path / "3", small={3: tmp_path / "small.jpg"})
+        assert Image.open(tmp_path / "small.jpg").size == (1024, 1)
 
 
 @pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv422p", "yuv444p"])
@@ -128,12 +130,26 @@ def test_output_image_size_is_lightlys(tmp_path, size, expected):
     assert Image.open(files[7]).size == expected
 
 
-def test_another_format_or_size_than_the_scans_is_decoded_again(tmp_path):
-    scan = scan_video(render(tmp_path / "a.mp4", 20), scratch=tmp_path, settings=ScanSettings())
-    first = int(scan.kept[0])
-    small = written(scan, [first], lambda index: tmp_path / "s.jpg", image_format="jpg", output_image_size=24)
-    with Image.open(small[first]) as shown:
-        assert (shown.format, shown.size) == ("JPEG", (40, 24))
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("group", [7, 250])
+def test_small_pictures_come_from_the_decode_that_gives_the_frames(tmp_path, monkeypatch, group, threads):
+    clip = render(tmp_path / "a.mp4", 40, width=480, height=320, options={"g": str(group), "bf": "3"})
+    scan = scan_video(clip, scratch=tmp_path, settings=ScanSettings(expected_share=0, threads=threads))
+    opened = []
+    monkeypatch.setattr(write, "open_container", lambda path: opened.append(path) or open_container(path))
+    small = {index: tmp_path / f"small/{index}.jpg" for index in (3, 20, 38)}
+    write_frames(scan, [2, 3, 21], lambda index: tmp_path / f"{index}.png", small=small)
+    assert opened == [clip]
+    for index in (2, 3, 21):
+        assert Image.open(tmp_path / f"{index}.png").size == (480, 320)
+    for index, file in small.items():
+        with Image.open(file) as shown:
+            assert (shown.format, shown.size) == ("JPEG", (216, 144))
+            seen = np.asarray(shown.resize((480, 320)), float)
+        others = [np.abs(seen - picture(other, 480, 320)).mean() for other in range(40)]
+        assert abs(int(np.argmin(others)) - index) <= 1
+    with pytest.raises(ScanError, match="there is no frame 40"):
+        write_frames(scan, [], lambda index: tmp_path / "none", small={40: tmp_path / "none"})
 
 
 def test_frames_that_a_file_no_longer_gives_are_named(tmp_path):

@@ -405,14 +405,17 @@ def test_a_broken_part_of_its_own_is_replaced(clips, tmp_path):
     assert kept.read_bytes() == b"torn"
 
 
-def test_no_video_is_fetched_again_for_pictures_that_are_at_hand(clips, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("exact", "fetches"), [(False, 0), (True, 3)])
+def test_a_video_is_fetched_again_only_where_frames_of_it_must_be_decoded_and_then_once(
+    clips, tmp_path, monkeypatch, exact, fetches
+):
     fetched = []
     fetch = Scanner.fetch
     monkeypatch.setattr(Scanner, "fetch", lambda self, files: fetched.append(files) or fetch(self, files))
     options = {"stopping_condition.n_samples": 0.2, "dump_dataset": True, "output_image_format": "jpg"}
-    select_frames(clips, tmp_path / "out", options)
+    select_frames(clips, tmp_path / "out", options | {"exact_frames": exact})
     assert (tmp_path / "out/plots/filter_decision_0.png").exists()
-    assert len(fetched) == 3, "once each, to write their frames"
+    assert len(fetched) == fetches
 
 
 def test_what_matters_of_a_large_pool_gives_the_selection_that_all_of_it_gives(tmp_path, monkeypatch):
