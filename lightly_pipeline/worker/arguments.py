@@ -45,15 +45,19 @@ def parse_arguments(arguments: Sequence[str]) -> Options:
     return make_options(given)
 
 
-def make_options(given: Mapping[str, Any]) -> Options:
+def make_options(given: Mapping[str, Any] | Options) -> Options:
     """Options from nested values, as YAML or Python gives them, dotted keys too. OptionError otherwise.
 
-    Those in the file that `config` names come below the given ones.
+    Those in the file that `config` names come below the given ones; what is returned names it no more.
     """
+    if isinstance(given, Options):
+        if not given.config:
+            return given
+        given = given.model_dump(exclude_unset=True)
     nested: dict[str, Any] = {}
     for key, value in given.items():
         _put(nested, str(key), value)
-    if file := nested.get("config"):
+    if file := nested.pop("config", None):
         nested = _merged(_read_yaml(Path(str(file))), nested)
     _refuse_unknown(nested, Options, "")
     try:
@@ -175,6 +179,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     nested: dict[str, Any] = {}
     for key, value in content.items():
         _put(nested, str(key), value)
+    if nested.get("config"):
+        raise OptionError(f"config={path} names another file, config={nested['config']}: write its options into one.")
     return nested
 
 

@@ -16,6 +16,7 @@ from lightly_pipeline.worker.arguments import (
     to_arguments,
 )
 from lightly_pipeline.worker.errors import EXIT_CODES, OptionError
+from lightly_pipeline.worker.options import Options
 from lightly_pipeline_tests.worker.spine.conftest import run_worker
 
 LIGHTLYS_DEFAULTS = {
@@ -236,6 +237,10 @@ def test_options_from_python_may_come_from_a_yaml_file_too(tmp_path):
     assert options.stopping_condition.n_samples == 3
     assert options.method == "random"
     assert options.embeddings == str(tmp_path / "e.csv")
+    by_hand = Options(config=str(file), method="random", embeddings=str(tmp_path / "e.csv"))
+    assert make_options(by_hand) == options
+    # Its lines are in the options by now; the machine that they are sent to has no such file.
+    assert not any(argument.startswith("config=") for argument in to_arguments(options))
 
 
 @pytest.mark.parametrize(
@@ -252,7 +257,7 @@ def test_options_that_contradict_a_selection_config_are_refused(other, words):
         parse_arguments([config, other])
 
 
-@pytest.mark.parametrize("content", ["- a list", "{broken", "n_samples: 3"])
+@pytest.mark.parametrize("content", ["- a list", "{broken", "n_samples: 3", "config: other.yaml"])
 def test_a_yaml_file_that_holds_no_options_is_refused(tmp_path, content):
     file = tmp_path / "options.yaml"
     file.write_text(content)
