@@ -51,7 +51,8 @@ def choose(
     if options.remove_exact_duplicates and options.selected_sequence_length == 1:
         original = first_of_equal(table.frames["pixel_hash"], usable)
         if given is not None:
-            original = _selected_first(original, usable & given.selected)
+            for preferred in (given.embedded & ~given.masked, given.selected):
+                original = _first_of(original, usable & preferred)
         log.info("Found %d exact duplicates.", int((original != np.arange(len(table))).sum()))
     plan = make_plan(options, table)
     log.info(
@@ -99,9 +100,9 @@ def choose(
     return outcome
 
 
-def _selected_first(original: NDArray[np.int64], selected: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """With the first that the user selected as the original of its copies."""
-    rows = np.flatnonzero(selected)
+def _first_of(original: NDArray[np.int64], preferred: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """With the first preferred one as the original of its copies, where one of them is."""
+    rows = np.flatnonzero(preferred)
     originals, places = np.unique(original[rows], return_index=True)
     instead = np.arange(len(original))
     instead[originals] = rows[places]

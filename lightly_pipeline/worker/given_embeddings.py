@@ -4,6 +4,7 @@ Columns `filenames`, `embedding_0` … `embedding_{d-1}`, `labels`; besides, `ma
 `selected` (1: the frame is selected already and counts towards n_samples). Other columns are ignored.
 """
 
+import hashlib
 import logging
 import re
 from dataclasses import dataclass, replace
@@ -14,8 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from lightly_pipeline.worker.errors import NothingToSelect, OptionError
+from lightly_pipeline.worker.errors import NothingToSelect, OptionError, StorageError
 from lightly_pipeline.worker.frames import FrameTable
+from lightly_pipeline.worker.options import Options
 from lightly_pipeline.worker.scan import EmbedderIdentity
 from lightly_pipeline.worker.select import LARGEST
 from lightly_pipeline.worker.sources import Source
@@ -44,12 +46,34 @@ class GivenEmbeddings:
     selected: NDArray[np.bool_]
 
 
-def give_embeddings(table: FrameTable, file: str, source: Source, *, normalize: bool) -> GivenEmbeddings:
-    """The table with the embeddings of `file`, a path on this machine or else a name below INPUT.
+@dataclass(frozen=True)
+class GivenFile:
+    """The file of given embeddings, a path on this machine or else a name below INPUT, looked at before the scan."""
+
+    name: str
+    sha256: str
+    identity: EmbedderIdentity
+
+
+def look_at(options: Options, source: Source) -> GivenFile | None:
+    """The file that the options name, if any. Raises OptionError when it is not in Lightly's format."""
+    if not options.embeddings:
+        return None
+    content, columns = _begin(options.embeddings, source)
+    # By these a datapool tells apart what cannot be compared.
+    name = f"given:{options.embeddings_model}" if options.embeddings_model else "given"
+    version = "1, at unit length" if options.normalize_embeddings else "1, as given"
+    identity = EmbedderIdentity(name, version, len(columns))
+    return GivenFile(options.embeddings, hashlib.sha256(content).hexdigest(), identity)
+
+
+def give_embeddings(table: FrameTable, looked: GivenFile, source: Source, *, normalize: bool) -> GivenEmbeddings:
+    """The table with the embeddings of the file.
 
     Raises OptionError when the file is not in Lightly's format, NothingToSelect when it names none of the frames.
     """
-    given = _read(file, source)
+    file = looked.name
+    given = _read(looked, source)
     rows = {name: row for row, name in enumerate(table.each_name(np.arange(len(table))))}
     places = np.array([rows.get(name, -1) for name in given["filenames"].to_pylist()], dtype=np.int64)
     there = places >= 0
@@ -79,14 +103,12 @@ def give_embeddings(table: FrameTable, file: str, source: Source, *, normalize: 
         if name in given.column_names:
             marks[places[there]] = _marked(given, name, file)[there]
     vectors = at_unit_length(raw) if normalize else raw
-    # By its version a datapool tells apart what cannot be compared.
-    identity = EmbedderIdentity("given", "1, at unit length" if normalize else "1, as given", len(columns))
-    table = replace(table, embeddings=vectors, embedder=identity)
+    table = replace(table, embeddings=vectors, embedder=looked.identity)
     return GivenEmbeddings(table, raw, embedded, masked, selected & embedded & ~masked)
 
 
-def read_given(file: str, source: Source) -> bytes:
-    """The content of the file, a path on this machine or else a name below INPUT, which begins as it should.
+def _begin(file: str, source: Source) -> tuple[bytes, list[str]]:
+    """The content of the file, which begins as it should, and its columns of embeddings.
 
     Raises OptionError where it does not: that can be told before all videos are decoded.
     """
@@ -99,8 +121,7 @@ def read_given(file: str, source: Source) -> bytes:
         names = parquet.read_schema(start).names if _is_parquet(file) else csv.open_csv(start).schema.names
     except pa.ArrowException as error:
         raise _unreadable(file, error) from error
-    _embedding_columns(names, file)
-    return content
+    return content, _embedding_columns(names, file)
 
 
 def _embedding_columns(names: list[str], file: str) -> list[str]:
@@ -154,15 +175,19 @@ def _unreadable(file: str, error: Exception) -> OptionError:
     return OptionError(f"embeddings={file} cannot be read: {' '.join(str(error).split())}.")
 
 
-def _read(file: str, source: Source) -> "pa.Table":
+def _read(looked: GivenFile, source: Source) -> "pa.Table":
     import pyarrow as pa
     from pyarrow import csv, parquet
 
-    content = read_given(file, source)
+    content, _ = _begin(looked.name, source)
+    if hashlib.sha256(content).hexdigest() != looked.sha256:
+        raise StorageError(
+            f"embeddings={looked.name} was changed while the worker ran: start the run again, and leave it alone."
+        )
     try:
-        return parquet.read_table(BytesIO(content)) if _is_parquet(file) else csv.read_csv(BytesIO(content))
+        return parquet.read_table(BytesIO(content)) if _is_parquet(looked.name) else csv.read_csv(BytesIO(content))
     except pa.ArrowException as error:
-        raise _unreadable(file, error) from error
+        raise _unreadable(looked.name, error) from error
 
 
 def _marked(given: "pa.Table", column: str, file: str) -> NDArray[np.bool_]:

@@ -264,6 +264,9 @@ class Options(_Group):
         "",
         description="CSV or Parquet of given embeddings (filenames, embedding_0…, labels) to use instead",
     )
+    embeddings_model: str = _own(
+        "", "name of the model that made the given embeddings: a datapool keeps those of different ones apart"
+    )
     embedder: str = _own("", "path of an ONNX model with its .json sidecar; empty for the built-in descriptor")
 
     # -- what to keep out
@@ -397,6 +400,8 @@ class Options(_Group):
                 )
             if stop.n_samples != -1 or stop.min_distance != -1.0:
                 raise ValueError("selection_config and stopping_condition say the same thing: give one of them")
+        if self.embeddings_model and not self.embeddings:
+            raise ValueError("embeddings_model says what made the given embeddings: give embeddings, too")
         if self.embeddings and self.embedder:
             raise ValueError("embeddings and embedder exclude each other: give one of them")
         return self

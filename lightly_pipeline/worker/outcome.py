@@ -16,12 +16,13 @@ class Outcome:
     """Every frame's fate.
 
     usable: bool [n], not corrupt. masked: bool [n], the user's embeddings file says to leave it out. embedded: bool
-    [n], has an embedding, as every frame does that this file does not lack. original: int64 [n], the first frame with
-    the same pixels, or the first of them that the user selected (itself where it is that). allowed: bool [n], passes
-    the thresholds. picks: int64 [k], selected rows in the order of picking. distances: float32 [k], of each pick to
-    the nearest earlier pick or pool vector when it was picked (infinite for the first without a pool). stopped_by:
-    "budget", "min_distance" or "exhausted". notes: sentences for the reader. sequences: int64 [s, length], the
-    selected sequences, where sequences were selected.
+    [n], has an embedding, as every frame does that this file does not lack. original: int64 [n], the frame that stands
+    for all with the same pixels (itself where it is that): the first that the user's file selected, else the first
+    that it neither masks nor lacks, else the first. allowed: bool [n], passes the thresholds. picks: int64 [k],
+    selected rows in the order of picking. distances: float32 [k], of each pick to the nearest earlier pick or pool
+    vector when it was picked (infinite for the first without a pool). stopped_by: "budget", "min_distance" or
+    "exhausted". notes: sentences for the reader. sequences: int64 [s, length], the selected sequences, where sequences
+    were selected.
     """
 
     table: FrameTable

@@ -4,7 +4,6 @@ The order of the work is the order of the lines in `select_frames`; each step is
 visible in OUTPUT before everything is ready, and the manifest appears last.
 """
 
-import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -19,7 +18,7 @@ from lightly_pipeline.worker.datapool import Datapool, DatapoolError
 from lightly_pipeline.worker.discover import Input, discover
 from lightly_pipeline.worker.errors import NothingToSelect
 from lightly_pipeline.worker.frames import FrameTable, ScannedFiles, make_frame_table
-from lightly_pipeline.worker.given_embeddings import give_embeddings, read_given
+from lightly_pipeline.worker.given_embeddings import GivenFile, give_embeddings, look_at
 from lightly_pipeline.worker.manifest import (
     SCHEMA,
     Counts,
@@ -38,11 +37,12 @@ from lightly_pipeline.worker.options import Options
 from lightly_pipeline.worker.outcome import Outcome
 from lightly_pipeline.worker.output import layout
 from lightly_pipeline.worker.output.targets import Target, open_target
-from lightly_pipeline.worker.pooling import contribute_to, find_pool, load_pool
+from lightly_pipeline.worker.pooling import check_pool, contribute_to, find_pool, load_pool
 from lightly_pipeline.worker.progress import Progress
 from lightly_pipeline.worker.report.figures import Figures
 from lightly_pipeline.worker.report.statistics import check
-from lightly_pipeline.worker.scanning import Scanner, file_sha256
+from lightly_pipeline.worker.scan import identity_of
+from lightly_pipeline.worker.scanning import Scanner, file_sha256, open_model
 from lightly_pipeline.worker.scratch import Scratch, open_scratch
 from lightly_pipeline.worker.sources import Source, open_source
 from lightly_pipeline.worker.tree import write_tree
@@ -76,7 +76,7 @@ def select_frames(
     Raises WorkerError (OptionError, NothingToSelect, StorageError, DatapoolUnusable) with a sentence; then nothing
     was written. A second call with the same input and options finds the result and does nothing.
     """
-    options = options if isinstance(options, Options) else make_options(options or {})
+    options = make_options(options or {})
     progress = progress or Progress()
     require_place("INPUT", str(input))
     require_place("OUTPUT", str(output))
@@ -85,7 +85,8 @@ def select_frames(
     datapool, part = find_pool(options, source.uri, target.uri)
     found = discover(source, relevant_filenames_file=options.relevant_filenames_file, leave_out=target.uri)
     log.info("Found %d input %s in %s.", len(found.files), found.kind, source.uri)
-    job = job_fingerprint(result_options(options), _attachments(options, source))
+    given_file = look_at(options, source)
+    job = job_fingerprint(result_options(options), _attachments(options, given_file))
 
     with ExitStack() as stack:
         scratch = stack.enter_context(
@@ -94,15 +95,17 @@ def select_frames(
         if done := _already_done(target, job, found, datapool, part):
             return done
         log_file = stack.enter_context(_log_file(scratch))
-        scanner = Scanner(source, options, scratch, progress)
+        model = open_model(options)
+        check_pool(datapool, part, given_file.identity if given_file else identity_of(model))
+        scanner = Scanner(source, options, scratch, progress, model)
         with loading_ahead() as load:
             scanned = scanner.scan(found, under_way=load)
         table = _table(scanned, found, source, scratch)
         give_back()
 
         given = None
-        if options.embeddings:
-            given = give_embeddings(table, options.embeddings, source, normalize=options.normalize_embeddings)
+        if given_file:
+            given = give_embeddings(table, given_file, source, normalize=options.normalize_embeddings)
             table = given.table
 
         pool = load_pool(datapool, part, table, scratch.work)
@@ -132,11 +135,9 @@ def select_frames(
     return SelectionResult(target.uri, manifest, already_done=False, contact_sheet=written.contact_sheet)
 
 
-def _attachments(options: Options, source: Source) -> list[str]:
+def _attachments(options: Options, given_file: GivenFile | None) -> list[str]:
     """Hashes of the files that options point to: with other content it is another job."""
-    digests = []
-    if options.embeddings:
-        digests.append(hashlib.sha256(read_given(options.embeddings, source)).hexdigest())
+    digests = [given_file.sha256] if given_file else []
     if options.embedder:
         from lightly_pipeline.worker.scan.neural import sidecar_of
 

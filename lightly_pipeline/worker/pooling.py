@@ -16,6 +16,7 @@ from lightly_pipeline.worker.frames import FrameTable
 from lightly_pipeline.worker.options import Options
 from lightly_pipeline.worker.outcome import Outcome
 from lightly_pipeline.worker.s3 import S3Address, is_s3
+from lightly_pipeline.worker.scan import EmbedderIdentity
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,13 @@ def find_pool(options: Options, source: str, target: str) -> tuple[Datapool | No
         if options.datasource.enable_datapool_update:
             datapool.prepare()
     return datapool, options.datapool.part or pool_part(source)
+
+
+def check_pool(datapool: Datapool | None, part: str, embedder: EmbedderIdentity) -> None:
+    """Raise DatapoolUnusable, before anything is decoded, where what is in the pool cannot be compared or read."""
+    if datapool is not None:
+        with _pool_errors():
+            datapool.check(embedder, without=part)
 
 
 def load_pool(datapool: Datapool | None, part: str, table: FrameTable, folder: Path) -> NDArray[np.float32]:

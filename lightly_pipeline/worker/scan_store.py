@@ -18,21 +18,22 @@ from numpy.typing import NDArray
 
 from lightly_pipeline.worker.frames import ScannedFiles
 from lightly_pipeline.worker.memory import mapped_rows
-from lightly_pipeline.worker.scan import ScanSettings, VideoScan
+from lightly_pipeline.worker.scan import EmbedderIdentity, ScanSettings, VideoScan
 from lightly_pipeline.worker.sources import InputFile
 
 _DONE = "scan.pickle"
 _SCANNING = "scan-"
 #: With the format of what is stored: a scan of another format is made anew.
-_STORED = "done-4-"
+_STORED = "done-5-"
 
 
 @dataclass(frozen=True)
 class ScanStore:
-    """The scans of one job, made with the same settings."""
+    """The scans of one job, made with the same settings by the same embedder."""
 
     folder: Path
     settings: ScanSettings
+    embedder: EmbedderIdentity
 
     def load(self, file: InputFile) -> ScannedFiles | None:
         """The scan of this very file by an earlier run, with its pictures; None where there is none."""
@@ -73,7 +74,7 @@ class ScanStore:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _home(self, file: InputFile) -> Path:
-        text = f"{file.name}\n{file.bytes}\n{file.version}\n{self.settings}"
+        text = f"{file.name}\n{file.bytes}\n{file.version}\n{self.settings}\n{self.embedder}"
         return self.folder / f"{_STORED}{hashlib.sha256(text.encode()).hexdigest()[:24]}"
 
 

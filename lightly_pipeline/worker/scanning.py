@@ -9,7 +9,7 @@ import logging
 import shutil
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -20,7 +20,15 @@ from lightly_pipeline.worker.errors import OptionError
 from lightly_pipeline.worker.frames import ScannedFiles
 from lightly_pipeline.worker.options import Options
 from lightly_pipeline.worker.progress import Progress, Stage
-from lightly_pipeline.worker.scan import ModelUnusable, ScanSettings, VideoScan, scan_images, scan_videos
+from lightly_pipeline.worker.scan import (
+    ModelUnusable,
+    NeuralEmbedder,
+    ScanSettings,
+    VideoScan,
+    identity_of,
+    scan_images,
+    scan_videos,
+)
 from lightly_pipeline.worker.scan.cores import usable_cores
 from lightly_pipeline.worker.scan_store import ScanStore
 from lightly_pipeline.worker.scratch import Scratch
@@ -45,17 +53,16 @@ class Scanner:
     options: Options
     scratch: Scratch
     progress: Progress
+    model: NeuralEmbedder | None = None
 
     def scan(self, found: Input, under_way: Callable[[], None]) -> list[ScannedFiles]:
         """All files of the input, in its order; videos that an earlier run of the job finished are taken from it.
 
         under_way: called in this thread after some frames, again and again. Raises OptionError when the model that
-        shall embed them does not fit.
+        shall embed them does not run.
         """
-        try:
+        with _model_errors(self.options):
             return self._scan(found, under_way)
-        except ModelUnusable as error:
-            raise OptionError(f"Option embedder={self.options.embedder}: {error}") from error
 
     def _scan(self, found: Input, under_way: Callable[[], None]) -> list[ScannedFiles]:
         settings = scan_settings(self.options)
@@ -69,7 +76,7 @@ class Scanner:
                 return list(self._scan_images(found.files, settings, advance))
         with self.progress.stage("scan") as stage:
             expected = _Expected(stage, found.files)
-            store = ScanStore(self.scratch.scans, settings)
+            store = ScanStore(self.scratch.scans, settings, identity_of(self.model))
             store.clear_unfinished()
             done = {file: scanned for file in found.files if (scanned := store.load(file))}
             if done:
@@ -90,7 +97,12 @@ class Scanner:
                 expected.add(batch[number], frames)
 
             scans = scan_videos(
-                paths, scratch=self.scratch.scans, settings=store.settings, on_progress=advance, on_opened=opened
+                paths,
+                scratch=self.scratch.scans,
+                settings=store.settings,
+                model=self.model,
+                on_progress=advance,
+                on_opened=opened,
             )
             with closing(cast("Generator[VideoScan]", scans)):
                 for file, digest, scan in zip(batch, digests, scans, strict=True):
@@ -103,7 +115,9 @@ class Scanner:
         self, files: Sequence[InputFile], settings: ScanSettings, advance: Callable[[int], None]
     ) -> Iterator[ScannedFiles]:
         for batch, paths, digests in self._batches(files, _IMAGES):
-            scan = scan_images(paths, scratch=self.scratch.scans, settings=settings, on_progress=advance)
+            scan = scan_images(
+                paths, scratch=self.scratch.scans, settings=settings, model=self.model, on_progress=advance
+            )
             _put_in_text(scan)
             yield ScannedFiles(tuple(batch), scan, tuple(digest.result() for digest in digests), images=True)
 
@@ -164,8 +178,21 @@ def scan_settings(options: Options) -> ScanSettings:
         image_format=options.output_image_format,
         output_image_size=options.output_image_size,
         expected_share=expected_share(options) if keeps else 0.0,
-        model=Path(options.embedder) if options.embedder else None,
     )
+
+
+def open_model(options: Options) -> NeuralEmbedder | None:
+    """The model that the options name, ready to embed. Raises OptionError when it does not fit."""
+    with _model_errors(options):
+        return NeuralEmbedder(Path(options.embedder)) if options.embedder else None
+
+
+@contextmanager
+def _model_errors(options: Options) -> Iterator[None]:
+    try:
+        yield
+    except ModelUnusable as error:
+        raise OptionError(f"Option embedder={options.embedder}: {error}") from error
 
 
 def exact_frames(options: Options) -> bool:

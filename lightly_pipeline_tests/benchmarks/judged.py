@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lightly_pipeline.worker.scan import ScanSettings, scan_video, snap_in_stages
+from lightly_pipeline.worker.scan import NeuralEmbedder, ScanSettings, scan_video, snap_in_stages
 from lightly_pipeline.worker.select import REPRESENTATIVES, select
 from lightly_pipeline_tests.benchmarks.costs import NOTHING, THREADS, run
 from lightly_pipeline_tests.benchmarks.judges import SPACES, Judge, features_of
@@ -75,7 +75,7 @@ def load(paths, true_shots=None, others=None, share=0.1) -> Clips:
     """
     columns = {name: [] for name in ("embeddings", "groups", "seconds", "sharpness", "pts", "kept")}
     spaces, more = {name: [] for name in SPACES}, {name: [] for name in others or {}}
-    model = os.environ.get(MODEL)
+    model = NeuralEmbedder(Path(os.environ[MODEL])) if os.environ.get(MODEL) else None
     if model:
         spaces["nn"] = []
     shots = []
@@ -87,8 +87,8 @@ def load(paths, true_shots=None, others=None, share=0.1) -> Clips:
             scan = scan_video(Path(path), scratch=folder, settings=settings)
             features = features_of(path, {**SPACES, **(others or {})})
             if model:
-                neural = ScanSettings(expected_share=0, model=Path(model))
-                features["nn"] = np.array(scan_video(Path(path), scratch=folder, settings=neural).embeddings)
+                scanned = scan_video(Path(path), scratch=folder, settings=ScanSettings(expected_share=0), model=model)
+                features["nn"] = np.array(scanned.embeddings)
             count = min(len(scan.frames), *(len(rows) for rows in features.values()))
             columns["embeddings"].append(np.array(scan.embeddings[:count]))
             columns["groups"].append(np.full(count, number))

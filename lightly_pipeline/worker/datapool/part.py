@@ -88,6 +88,8 @@ class Part:
             raise DatapoolError("An embedding holds a value that is not a finite number: leave that frame out.")
         if any("\n" in name or "\r" in name for name in filenames):
             raise DatapoolError("A frame name holds a line break, which the lists cannot store: rename the video.")
+        if not all(filenames):
+            raise DatapoolError("A frame has no name: give it the name of its picture.")
         if labels is None:
             labels = np.zeros(len(filenames), dtype=np.int32)
         return cls(tuple(filenames), rows, identity, content, np.asarray(labels, dtype=np.int32))

@@ -134,6 +134,18 @@ class Datapool:
         """Fail now, before hours of work, where nothing can be written. Raises DatapoolError."""
         self.store.prepare()
 
+    def check(self, embedder: EmbedderLike, *, without: str | None = None) -> None:
+        """Fail now, before hours of work, where `load` would: looks at the first part that holds vectors.
+
+        Raises DatapoolError when another embedder than `embedder` made them, or they cannot be read.
+        """
+        expected = Embedder.of(embedder)
+        for name, identity, rows in self._contents(without):
+            if len(rows):
+                if identity != expected:
+                    raise self._mixed(name, identity, expected)
+                return
+
     def remove(self, part: str) -> None:
         """Forget a video."""
         self.store.delete(self._object(part))

@@ -44,7 +44,7 @@ def compare_coverage(outcome: Outcome) -> list[Coverage]:
     near = 0.1 * _typical_distance(points)
     random = np.sort(np.random.default_rng(0).choice(everything, count, replace=False))
     every = everything[np.linspace(0, len(everything) - 1, count).round().astype(np.int64)]
-    rows = {"this selection": selected, f"every {len(everything) / count:.0f}th frame": every, "random": random}
+    rows = {"this selection": selected, f"every N-th frame, N = {len(everything) / count:.0f}": every, "random": random}
     return [_coverage(name, points, np.ascontiguousarray(vectors[chosen]), near) for name, chosen in rows.items()]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from lightly_pipeline.worker.scan.candidates import snap_in_stages, snap_to_kept
 from lightly_pipeline.worker.scan.images import scan_images
+from lightly_pipeline.worker.scan.neural import NeuralEmbedder, identity_of
 from lightly_pipeline.worker.scan.types import (
     FRAME_DTYPE,
     EmbedderIdentity,
@@ -27,11 +28,13 @@ __all__ = [
     "EmbedderIdentity",
     "FramesLost",
     "ModelUnusable",
+    "NeuralEmbedder",
     "PictureTooLarge",
     "Problem",
     "ScanError",
     "ScanSettings",
     "VideoScan",
+    "identity_of",
     "scan_images",
     "scan_video",
     "scan_videos",

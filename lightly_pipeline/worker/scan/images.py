@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from lightly_pipeline.worker.scan.cores import usable_cores
-from lightly_pipeline.worker.scan.descriptor import BUILT_IN
 from lightly_pipeline.worker.scan.kept import KeptPictures
 from lightly_pipeline.worker.scan.measure import Measured, Meter
-from lightly_pipeline.worker.scan.neural import NeuralEmbedder
+from lightly_pipeline.worker.scan.neural import NeuralEmbedder, identity_of
 from lightly_pipeline.worker.scan.store import EmbeddingStore
 from lightly_pipeline.worker.scan.types import FRAME_DTYPE, Problem, ScanSettings, VideoScan
 
@@ -80,17 +79,17 @@ def scan_images(
     *,
     scratch: Path,
     settings: ScanSettings,
+    model: NeuralEmbedder | None = None,
     on_progress: Callable[[int], None] = _nothing,
 ) -> VideoScan:
     """Scan images, one frame each, in the order of `paths`; `frames["index"]` is the place in `paths`.
 
     An image that does not decode has a `Problem` with its index, `ok` False and a zero embedding. Width and
-    height are those of the first image that decodes. Raises ModelUnusable when a model is given that does
-    not load or run.
+    height are those of the first image that decodes. model: embeds them instead of the built-in descriptor. Raises
+    ModelUnusable when it does not run.
     """
     folder = Path(tempfile.mkdtemp(prefix="scan-", dir=scratch))
-    neural = NeuralEmbedder(settings.model) if settings.model else None
-    embedder = neural.identity if neural else BUILT_IN
+    embedder = identity_of(model)
     problems: list[Problem] = []
     frames = np.zeros(len(paths), dtype=FRAME_DTYPE)
     frames["index"] = np.arange(len(paths))
@@ -107,7 +106,7 @@ def scan_images(
         except OSError as error:
             return _Seen(reason=f"{path.name} is not an image that can be read: {error}.")
         measured = own.meter.measure(frame)
-        embedding = neural.embed([neural.prepare(frame)])[0] if neural else measured.embedding.copy()
+        embedding = model.embed([model.prepare(frame)])[0] if model else measured.embedding.copy()
         return _Seen(measured, embedding, (frame.width, frame.height))
 
     for index, seen in enumerate(_in_order(look, paths, settings.threads or usable_cores())):

@@ -31,6 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PositiveFloat, PositiveInt, ValidationError
 
+from lightly_pipeline.worker.scan.descriptor import BUILT_IN
 from lightly_pipeline.worker.scan.types import EmbedderIdentity, ModelUnusable
 
 _SIDECARS = (".json", ".yaml", ".yml")
@@ -149,6 +150,11 @@ class NeuralEmbedder:
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         result: NDArray[np.float32] = vectors / np.maximum(norms, 1e-12)
         return result
+
+
+def identity_of(model: NeuralEmbedder | None) -> EmbedderIdentity:
+    """Of the embeddings that the model makes, or the built-in descriptor where there is none."""
+    return model.identity if model else BUILT_IN
 
 
 def _line(error: Exception) -> str:

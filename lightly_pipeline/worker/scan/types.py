@@ -81,7 +81,6 @@ class ScanSettings:
     expected_share: share of the frames that will be selected. While decoding, about half as many again
         are written to scratch, so that most selected frames need no second decode. 0, or more than 0.4, keeps
         none: every selected frame is then decoded again, exactly.
-    model: path of an ONNX model instead of the built-in descriptor, with its sidecar beside it (`neural`).
     """
 
     threads: int = 0
@@ -91,7 +90,6 @@ class ScanSettings:
     output_image_size: int | tuple[int, int] = -1
     jpeg_quality: int = 95
     expected_share: float = 0.1
-    model: Path | None = None
 
     def __post_init__(self) -> None:
         if self.image_format not in IMAGE_FORMATS:

@@ -20,12 +20,11 @@ from numpy.typing import NDArray
 from lightly_pipeline.worker.memory import give_back
 from lightly_pipeline.worker.scan.chunk import ChunkDecoder, ChunkResult, Decoder
 from lightly_pipeline.worker.scan.cores import usable_cores
-from lightly_pipeline.worker.scan.descriptor import BUILT_IN
 from lightly_pipeline.worker.scan.keep import KeepRule
 from lightly_pipeline.worker.scan.kept import KeptPictures
 from lightly_pipeline.worker.scan.matroska import missing_bytes
 from lightly_pipeline.worker.scan.measure import Meter
-from lightly_pipeline.worker.scan.neural import NeuralEmbedder
+from lightly_pipeline.worker.scan.neural import NeuralEmbedder, identity_of
 from lightly_pipeline.worker.scan.packets import (
     Chunk,
     Header,
@@ -59,17 +58,18 @@ def scan_video(
     *,
     scratch: Path,
     settings: ScanSettings,
+    model: NeuralEmbedder | None = None,
     on_progress: Callable[[int], None] = _nothing,
 ) -> VideoScan:
     """Decode every frame of one video once, and say what is wrong with it.
 
-    scratch: an existing directory; a folder of its own is made in it. on_progress is called in the calling
-    thread with the number of frames finished since its last call. A file that does not open, holds no video
-    or is damaged never raises: it comes back with a `Problem` and the frames that could be had. The result is
-    the same for any number of threads. Raises OSError when scratch cannot be written, ModelUnusable when a model
-    is given that does not load or run.
+    model: embeds the frames instead of the built-in descriptor. scratch: an existing directory; a folder of its own is
+    made in it. on_progress is called in the calling thread with the number of frames finished since its last call. A
+    file that does not open, holds no video or is damaged never raises: it comes back with a `Problem` and the frames
+    that could be had. The result is the same for any number of threads. Raises OSError when scratch cannot be written,
+    ModelUnusable when the model does not run.
     """
-    return next(iter(scan_videos([path], scratch=scratch, settings=settings, on_progress=on_progress)))
+    return next(iter(scan_videos([path], scratch=scratch, settings=settings, model=model, on_progress=on_progress)))
 
 
 def scan_videos(
@@ -77,6 +77,7 @@ def scan_videos(
     *,
     scratch: Path,
     settings: ScanSettings,
+    model: NeuralEmbedder | None = None,
     on_progress: Callable[[int], None] = _nothing,
     on_opened: Callable[[int, int], None] = _nothing_opened,
 ) -> Iterator[VideoScan]:
@@ -86,7 +87,7 @@ def scan_videos(
     in the calling thread, too: with the place in `paths` of a file and how many frames its container promises.
     Closing the generator, or an exception in the caller's loop, stops the threads within a picture or two.
     """
-    scan = _Scan([Path(path) for path in paths], Path(scratch), settings, on_progress, on_opened)
+    scan = _Scan([Path(path) for path in paths], Path(scratch), settings, model, on_progress, on_opened)
     try:
         yield from scan.results()
     finally:
@@ -169,6 +170,7 @@ class _Scan:
         paths: list[Path],
         scratch: Path,
         settings: ScanSettings,
+        model: NeuralEmbedder | None,
         on_progress: Callable[[int], None],
         on_opened: Callable[[int, int], None],
     ) -> None:
@@ -178,8 +180,8 @@ class _Scan:
         self._on_progress = on_progress
         self._on_opened = on_opened
         self._threads = min(settings.threads or usable_cores(), _MOST_THREADS)
-        self._neural = NeuralEmbedder(settings.model) if settings.model else None
-        self._embedder = self._neural.identity if self._neural else BUILT_IN
+        self._neural = model
+        self._embedder = identity_of(model)
         self._stop = threading.Event()
         self._rule = KeepRule(settings.expected_share, self._stop)
         self._tasks: queue.Queue[_Task | None] = queue.Queue(maxsize=1)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lightly_pipeline.worker.scan import ScanError, ScanSettings, scan_images, scan_video
+from lightly_pipeline.worker.scan import NeuralEmbedder, ScanError, ScanSettings, scan_images, scan_video
 from lightly_pipeline.worker.scan import compiled as compiled_module
 from lightly_pipeline.worker.scan.descriptor import BUILT_IN, projection
 from lightly_pipeline.worker.scan.measure import Meter
@@ -117,7 +117,7 @@ def test_a_cache_that_others_can_write_to_is_not_loaded_from(tmp_path):
 
 def test_a_model_given_by_path_makes_the_embeddings(tmp_path, model):
     path = render(tmp_path / "a.mp4", 40, options={"g": "20"})
-    scan = scan_video(path, scratch=tmp_path, settings=ScanSettings(model=model, threads=2))
+    scan = scan_video(path, scratch=tmp_path, settings=ScanSettings(threads=2), model=NeuralEmbedder(model))
     assert (scan.embedder.name, scan.embedder.version, scan.embedder.dimensions) == ("quarters", "2", 12)
     assert scan.embeddings.shape == (40, 12)
     for number in (0, 17, 39):
@@ -125,7 +125,7 @@ def test_a_model_given_by_path_makes_the_embeddings(tmp_path, model):
         quarters = rgb.reshape(2, 48, 2, 80, 3).mean(axis=(1, 3)).transpose(2, 0, 1).ravel()
         expected = (quarters - 0.5) / 0.25
         assert scan.embeddings[number] @ (expected / np.linalg.norm(expected)) > 0.97
-    one = scan_video(path, scratch=tmp_path, settings=ScanSettings(model=model, threads=1))
+    one = scan_video(path, scratch=tmp_path, settings=ScanSettings(threads=1), model=NeuralEmbedder(model))
     assert one.embeddings.tobytes() == scan.embeddings.tobytes()
 
 
@@ -150,17 +150,15 @@ def test_a_sidecar_that_does_not_fit_is_an_error_that_says_why(tmp_path, model, 
     if said is not None:
         sidecar.write_text(said)
     with pytest.raises(ScanError, match=words):
-        scan_video(render(tmp_path / "a.mp4", 4), scratch=tmp_path, settings=ScanSettings(model=model))
+        NeuralEmbedder(model)
 
 
 def test_preprocessing_is_part_of_the_identity(tmp_path, model):
     """Vectors of one model with another mean are others; how many are made at a time changes nothing."""
-    path = render(tmp_path / "a.mp4", 4)
     versions = []
     for said in ('{"mean": 0.5}', '{"mean": [0.5, 0.5, 0.5]}', '{"mean": 0.5, "batch": 2}', '{"mean": 0.4}'):
         model.with_suffix(".json").write_text(said)
-        scan = scan_video(path, scratch=tmp_path, settings=ScanSettings(model=model))
-        versions.append(scan.embedder.version)
+        versions.append(NeuralEmbedder(model).identity.version)
     assert versions[0] == versions[1] == versions[2] != versions[3]
     assert all(re.fullmatch("[0-9a-f]{12}", version) for version in versions)
 
@@ -169,7 +167,7 @@ def test_a_model_that_is_none_is_an_error(tmp_path):
     (tmp_path / "bad.onnx").write_bytes(b"nothing")
     for name, words in (("gone.onnx", "There is no model"), ("bad.onnx", "does not load")):
         with pytest.raises(ScanError, match=words):
-            scan_images([], scratch=tmp_path, settings=ScanSettings(model=tmp_path / name))
+            NeuralEmbedder(tmp_path / name)
 
 
 IMAGES = {

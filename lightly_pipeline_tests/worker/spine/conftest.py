@@ -1,5 +1,6 @@
 """Small real clips, an S3 server, and a scratch folder of the test's own."""
 
+import csv
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from moto.server import ThreadedMotoServer
 
+from lightly_pipeline.worker.progress import Listener
 from lightly_pipeline.worker.s3 import s3_client
 
 
@@ -91,3 +93,44 @@ def run_worker(*arguments: str | Path, **environment: str) -> subprocess.Complet
 def tree_of(folder: Path) -> set[str]:
     """Every file below the folder."""
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def sampled(out):
+    """The names of the selected frames."""
+    return (out / "filenames/sampled_filenames.txt").read_text().splitlines()
+
+
+class At(Listener):
+    """Does something when a stage begins."""
+
+    def __init__(self, stage, action):
+        self._stage, self._action = stage, action
+
+    def begin(self, stage, total, unit):
+        if stage == self._stage:
+            self._action()
+
+    def advance(self, done, total, seconds):
+        pass
+
+    def end(self, done, seconds):
+        pass
+
+
+def vectors_in(path):
+    """float32 [n, d] in one of Lightly's CSV files of embeddings."""
+    rows = list(csv.reader(path.open()))[1:]
+    return np.array([row[1:-1] for row in rows], dtype=np.float32)
+
+
+def write_given(folder, names, **columns):
+    """An embeddings file in which frame i lies at the angle i."""
+    path = folder / "given.csv"
+    with path.open("w") as file:
+        writer = csv.writer(file)
+        writer.writerow(["filenames", "embedding_0", "embedding_1", *columns, "labels"])
+        for number, name in enumerate(names):
+            angle = number / len(names)
+            extra = [values[number] for values in columns.values()]
+            writer.writerow([name, 5 * np.cos(angle), 5 * np.sin(angle), *extra, 0])
+    return path

@@ -15,7 +15,7 @@ from lightly_pipeline.worker import frames, pipeline, scanning, select_frames, w
 from lightly_pipeline.worker.errors import Interrupted, StorageError
 from lightly_pipeline.worker.output import targets
 from lightly_pipeline.worker.progress import Progress
-from lightly_pipeline.worker.scan import ScanSettings, scan_video
+from lightly_pipeline.worker.scan import ScanSettings, identity_of, scan_video
 from lightly_pipeline.worker.scan_store import ScanStore
 from lightly_pipeline.worker.sources import FolderSource
 from lightly_pipeline_tests.worker.spine.conftest import run_worker, tree_of, write_clip
@@ -136,7 +136,7 @@ def test_a_run_that_was_ended_continues_with_the_next_video(clips, tmp_path, mon
 
 def test_scans_of_another_version_make_room(clips, tmp_path, scratch):
     """What they hold cannot be known: their pictures would stay as long as the job is interrupted."""
-    store = ScanStore(tmp_path / "scans", ScanSettings())
+    store = ScanStore(tmp_path / "scans", ScanSettings(), identity_of(None))
     [file] = [file for file in FolderSource(clips).files("") if file.name == "a.mp4"]
     store.folder.mkdir()
     own = store.keep(file, "digest", scan_video(clips / "a.mp4", scratch=store.folder, settings=store.settings))
@@ -174,7 +174,7 @@ def test_what_interrupted_runs_keep_is_bounded(clips, tmp_path, scratch):
 
 def test_a_full_disk_is_told_as_one_wherever_embeddings_are_written(clips, tmp_path, monkeypatch):
     """NumPy's error on a full disk had no number, so that it was a defect with a traceback."""
-    store = ScanStore(tmp_path / "scans", ScanSettings())
+    store = ScanStore(tmp_path / "scans", ScanSettings(), identity_of(None))
     [file] = [file for file in FolderSource(clips).files("") if file.name == "a.mp4"]
     store.folder.mkdir()
     scan = scan_video(clips / "a.mp4", scratch=store.folder, settings=store.settings)

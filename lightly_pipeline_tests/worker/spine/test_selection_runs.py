@@ -5,8 +5,6 @@ import json
 import os
 import random
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pyarrow.parquet as parquet
@@ -15,19 +13,21 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lightly_pipeline.worker import choosing, select_frames
+from lightly_pipeline.worker import select_frames
 from lightly_pipeline.worker.budget import share_of
-from lightly_pipeline.worker.datapool import Datapool
 from lightly_pipeline.worker.duplicates import first_of_equal
-from lightly_pipeline.worker.errors import DatapoolUnusable, NothingToSelect, OptionError, StorageError
+from lightly_pipeline.worker.errors import NothingToSelect, OptionError, StorageError
 from lightly_pipeline.worker.progress import Listener, Progress
 from lightly_pipeline.worker.scan.measure import Meter
 from lightly_pipeline.worker.scanning import Scanner
-from lightly_pipeline_tests.worker.spine.conftest import run_worker, tree_of, write_clip
-
-
-def sampled(out):
-    return (out / "filenames/sampled_filenames.txt").read_text().splitlines()
+from lightly_pipeline_tests.worker.spine.conftest import (
+    At,
+    run_worker,
+    sampled,
+    tree_of,
+    vectors_in,
+    write_clip,
+)
 
 
 def test_one_bad_file_never_stops_the_others_and_is_listed_with_its_reason(clips, tmp_path):
@@ -126,23 +126,6 @@ def test_how_many_frames_there_will_be_is_known_when_the_last_video_is_opened(cl
     assert totals.last == (frames, frames)
 
 
-class _At(Listener):
-    """Does something when a stage begins."""
-
-    def __init__(self, stage, action):
-        self._stage, self._action = stage, action
-
-    def begin(self, stage, total, unit):
-        if stage == self._stage:
-            self._action()
-
-    def advance(self, done, total, seconds):
-        pass
-
-    def end(self, done, seconds):
-        pass
-
-
 def test_a_frame_of_a_damaged_file_that_decodes_once_is_left_out_and_another_takes_its_place(
     clips, tmp_path, monkeypatch
 ):
@@ -173,7 +156,7 @@ def test_a_frame_of_a_damaged_file_that_decodes_once_is_left_out_and_another_tak
 def test_a_file_that_is_changed_under_the_worker_is_an_error_that_says_so(clips, tmp_path):
     folder = tmp_path / "in"
     shutil.copytree(clips, folder)
-    progress = Progress(_At("write", lambda: write_clip(folder / "a.mp4", seed=9)))
+    progress = Progress(At("write", lambda: write_clip(folder / "a.mp4", seed=9)))
     options = {"stopping_condition.n_samples": 9, "dump_dataset": True, "exact_frames": True}
     with pytest.raises(StorageError, match=r"a\.mp4 was changed while the worker ran"):
         select_frames(folder, tmp_path / "out", options, progress=progress)
@@ -265,15 +248,10 @@ def test_the_budget_is_never_exceeded_and_no_two_frames_are_too_near(
     assert manifest.checks.budget_kept
     assert manifest.checks.min_distance_kept
     assert manifest.checks.no_exact_duplicates
-    vectors = _vectors(out / "data/selected_embeddings.csv")
+    vectors = vectors_in(out / "data/selected_embeddings.csv")
     if len(vectors) > 1:
         gaps = np.linalg.norm(vectors[:, None] - vectors, axis=2) + 9 * np.eye(len(vectors))
         assert gaps.min() >= max(min_distance, 0.0) - 1e-3
-
-
-def _vectors(path):
-    rows = list(csv.reader(path.open()))[1:]
-    return np.array([row[1:-1] for row in rows], dtype=np.float32)
 
 
 def test_the_order_in_which_files_are_found_does_not_matter(clips, tmp_path, monkeypatch):
@@ -300,18 +278,6 @@ def test_the_result_is_the_same_for_any_number_of_threads(clips, tmp_path):
     assert len(hashes) == 1
 
 
-def test_the_datapool_only_grows_and_a_repetition_replaces_its_own_part(clips, tmp_path):
-    pool = {"datapool.name": "pool", "datapool.uri": str(tmp_path / "pool"), "stopping_condition.n_samples": 6}
-    write_clip(tmp_path / "second/x.mp4", seed=7)
-    one = select_frames(clips, tmp_path / "one", pool).manifest
-    two = select_frames(tmp_path / "second", tmp_path / "two", pool).manifest
-    assert (one.counts.pool_before, one.counts.pool_after) == (0, 6)
-    assert (two.counts.pool_before, two.counts.pool_after) == (6, 12)
-    again = select_frames(tmp_path / "second", tmp_path / "elsewhere", pool).manifest
-    assert (again.counts.pool_before, again.counts.pool_after) == (6, 12)
-    assert len(list((tmp_path / "pool/pool").glob("*.npz"))) == 2
-
-
 @pytest.mark.parametrize("method", ["balanced", "coreset", "random"])
 def test_copies_that_are_not_to_be_removed_are_selected_when_nothing_else_is_left(tmp_path, method):
     write_clip(tmp_path / "in" / "a.mp4", frames=40, seed=1)
@@ -327,84 +293,6 @@ def test_copies_that_are_not_to_be_removed_are_selected_when_nothing_else_is_lef
     assert len(set(sampled(tmp_path / "-1"))) == 80
 
 
-def test_what_the_pool_knows_is_not_selected_again(clips, tmp_path):
-    pool = {"datapool.name": "pool", "datapool.uri": str(tmp_path / "pool")}
-    select_frames(clips, tmp_path / "one", pool)
-    shutil.copytree(clips, tmp_path / "copy")
-    result = select_frames(tmp_path / "copy", tmp_path / "two", {**pool, "stopping_condition.min_distance": 0.01})
-    assert result.manifest.counts.selected == 0
-    assert (tmp_path / "two/report.html").exists()
-
-
-def test_the_pictures_that_are_at_hand_are_not_taken_where_the_pool_knows_them(tmp_path):
-    """The same clip under another name: what is selected of it is new, though likely frames are those of the first."""
-    options = {
-        "datapool.name": "pool",
-        "datapool.uri": str(tmp_path / "pool"),
-        "stopping_condition.n_samples": 0.2,
-        "dump_dataset": True,
-    }
-    for name in ("one", "two", "three"):
-        write_clip(tmp_path / name / f"{name}.mp4", frames=200, seed=5, repeat=2)
-        result = select_frames(tmp_path / name, tmp_path / "out" / name, options)
-        assert result.manifest.counts.selected > 10
-        if name != "one":
-            assert result.manifest.distances.nearest_to_pool > 0.001
-
-
-def test_a_pool_that_cannot_be_written_is_told_before_the_work_begins(clips, tmp_path, monkeypatch):
-    monkeypatch.setattr(Scanner, "scan", lambda *_args, **_named: pytest.fail("it began"))
-    (tmp_path / "file").touch()
-    for place in ("file", "file/below"):
-        options = {"datapool.name": "pool", "datapool.uri": str(tmp_path / place)}
-        with pytest.raises(DatapoolUnusable, match="is a file"):
-            select_frames(clips, tmp_path / "out", options)
-
-
-@pytest.mark.parametrize("earlier", [True, False])
-def test_a_pool_that_fails_at_the_end_leaves_output_as_it_was(clips, tmp_path, earlier):
-    out = tmp_path / "out/deep"
-    if earlier:
-        select_frames(clips, out, {"stopping_condition.n_samples": 4, "dump_dataset": True})
-    before = {name: (out / name).read_bytes() for name in tree_of(out)}
-    options = {"stopping_condition.n_samples": 6, "datapool.name": "pool", "datapool.uri": str(tmp_path / "pool")}
-    (tmp_path / "pool/pool/mine.npz").mkdir(parents=True)
-    with pytest.raises(DatapoolUnusable, match=r"The datapool at .*mine\.npz cannot be used: Is a directory"):
-        select_frames(clips, out, {**options, "datapool.part": "mine"})
-    assert {name: (out / name).read_bytes() for name in tree_of(out)} == before
-    assert (tmp_path / "out").exists() == earlier
-
-
-def test_a_kill_when_the_pool_is_told_makes_the_next_run_tell_it_again(clips, tmp_path):
-    """Else OUTPUT would say done, and the pool hold what another run selected."""
-    first, out = {"stopping_condition.n_samples": 3}, tmp_path / "out"
-    pool = {"datapool.name": "pool", "datapool.uri": str(tmp_path / "pool")}
-    select_frames(clips, out, {**pool, **first})
-    killed = (
-        "import os, sys; from lightly_pipeline.worker import select_frames; "
-        "from lightly_pipeline.worker.datapool import Datapool; Datapool.replace = lambda *_: os._exit(9); "
-        "select_frames(*sys.argv[1:3], {'datapool.name': 'pool', 'datapool.uri': sys.argv[3]})"
-    )
-    command = [sys.executable, "-c", killed, str(clips), str(out), str(tmp_path / "pool")]
-    assert subprocess.run(command, check=False).returncode == 9
-    assert not (out / "manifest.json").exists()
-    again = select_frames(clips, out, {**pool, **first})
-    assert not again.already_done
-    assert tree_of(out) == {file.path for file in again.manifest.files} | {"manifest.json"}
-
-
-def test_a_broken_part_of_its_own_is_replaced(clips, tmp_path):
-    options = {"datapool.name": "pool", "datapool.uri": str(tmp_path / "pool"), "datapool.part": "mine"}
-    part = tmp_path / "pool/pool/mine.npz"
-    part.parent.mkdir(parents=True)
-    part.write_bytes(b"torn")
-    result = select_frames(clips, tmp_path / "out", {**options, "stopping_condition.n_samples": 6})
-    assert result.manifest.counts.pool_after == 6
-    assert len(Datapool(options["datapool.uri"], "pool").read("mine").filenames) == 6
-    [kept] = (tmp_path / "pool/pool/history").iterdir()
-    assert kept.read_bytes() == b"torn"
-
-
 @pytest.mark.parametrize(("exact", "fetches"), [(False, 0), (True, 3)])
 def test_a_video_is_fetched_again_only_where_frames_of_it_must_be_decoded_and_then_once(
     clips, tmp_path, monkeypatch, exact, fetches
@@ -418,222 +306,6 @@ def test_a_video_is_fetched_again_only_where_frames_of_it_must_be_decoded_and_th
     assert len(fetched) == fetches
 
 
-def test_what_matters_of_a_large_pool_gives_the_selection_that_all_of_it_gives(tmp_path, monkeypatch):
-    folder = tmp_path / "in"
-    for seed in range(3):
-        write_clip(folder / f"{seed}.mp4", frames=200, seed=seed)
-    pool = {"datapool.name": "pool", "datapool.uri": str(tmp_path / "pool")}
-    write_clip(tmp_path / "before" / "1.mp4", frames=300, seed=1, repeat=2)
-    select_frames(tmp_path / "before", tmp_path / "first", pool)
-    options = {**pool, "stopping_condition.n_samples": 0.2, "datasource.enable_datapool_update": False}
-    used = []
-    select = choosing.select
-
-    def noted(embeddings, **arguments):
-        used.append(len(arguments["pool"]))
-        return select(embeddings, **arguments)
-
-    monkeypatch.setattr(choosing, "select", noted)
-    results = []
-    for large in (0, 10**9):
-        monkeypatch.setattr(choosing, "_LARGE_POOL", large)
-        used.clear()
-        select_frames(folder, tmp_path / f"{large}", options)
-        results.append((used[0], sampled(tmp_path / f"{large}")))
-    (few, one), (all_of_it, other) = results
-    assert one == other
-    assert few < all_of_it
-
-
-def test_what_a_part_was_before_is_kept_in_the_history_unless_told_otherwise(clips, tmp_path):
-    pool = {"datapool.name": "pool", "datapool.uri": str(tmp_path / "pool")}
-    for count, keep in ((4, True), (5, True), (6, False)):
-        options = {**pool, "stopping_condition.n_samples": count, "datapool.keep_history": keep}
-        select_frames(clips, tmp_path / "out", options)
-    [kept] = (tmp_path / "pool/pool/history").iterdir()
-    with np.load(kept) as part:
-        assert len(part["embeddings"]) == 4
-    write_clip(tmp_path / "second/x.mp4", seed=7)
-    assert select_frames(tmp_path / "second", tmp_path / "two", pool).manifest.counts.pool_before == 6
-
-
-def test_a_dry_run_leaves_the_pool_as_it_is(clips, tmp_path):
-    pool = {
-        "datapool.name": "pool",
-        "datapool.uri": str(tmp_path / "pool"),
-        "datasource.enable_datapool_update": False,
-    }
-    select_frames(clips, tmp_path / "one", pool)
-    assert not (tmp_path / "pool").exists()
-
-
-def test_a_pool_of_another_embedder_is_refused(clips, tmp_path):
-    pool = {"datapool.name": "pool", "datapool.uri": str(tmp_path / "pool"), "stopping_condition.n_samples": 5}
-    select_frames(clips, tmp_path / "one", pool)
-    given = _given(tmp_path, [f"a-{i:02}-mp4.png" for i in range(24)])
-    with pytest.raises(DatapoolUnusable, match="embedder"):
-        select_frames(clips, tmp_path / "two", {**pool, "embeddings": str(given), "datapool.part": "other"})
-    assert not (tmp_path / "two").exists()
-
-
-def test_embeddings_at_unit_length_and_as_given_do_not_share_a_pool(clips, tmp_path):
-    """Nothing told them apart: vectors of length 5 were compared with vectors of length 1."""
-    given = _given(tmp_path, [f"a-{i:02}-mp4.png" for i in range(24)])
-    pool = {"datapool.name": "pool", "datapool.uri": str(tmp_path / "pool"), "embeddings": str(given)}
-    select_frames(clips, tmp_path / "one", pool | {"stopping_condition.n_samples": 5})
-    with pytest.raises(DatapoolUnusable, match="as given"):
-        select_frames(clips, tmp_path / "two", pool | {"normalize_embeddings": False, "datapool.part": "other"})
-    assert select_frames(clips, tmp_path / "three", pool | {"datapool.part": "other"}).manifest.counts.pool_before == 5
-
-
-def _given(folder, names, **columns):
-    """An embeddings file in which frame i lies at the angle i."""
-    path = folder / "given.csv"
-    with path.open("w") as file:
-        writer = csv.writer(file)
-        writer.writerow(["filenames", "embedding_0", "embedding_1", *columns, "labels"])
-        for number, name in enumerate(names):
-            angle = number / len(names)
-            extra = [values[number] for values in columns.values()]
-            writer.writerow([name, 5 * np.cos(angle), 5 * np.sin(angle), *extra, 0])
-    return path
-
-
-def test_given_embeddings_replace_the_embedder(clips, tmp_path):
-    names = [f"a-{i:02}-mp4.png" for i in range(24)]
-    given = _given(tmp_path, names)
-    options = {"embeddings": str(given), "stopping_condition.n_samples": 3, "method": "coreset"}
-    select_frames(clips, tmp_path / "out", options)
-    # Farthest first from frame 0: the other end, then the middle.
-    assert sampled(tmp_path / "out") == [names[0], names[11], names[23]] or sampled(tmp_path / "out") == [
-        names[0],
-        names[12],
-        names[23],
-    ]
-    raw, unit = (_vectors(tmp_path / f"out/data/{kind}embeddings.csv") for kind in ("", "normalized_"))
-    assert len(raw) == 24
-    assert np.allclose(np.linalg.norm(raw, axis=1), 5.0, atol=1e-3)
-    assert np.allclose(np.linalg.norm(unit, axis=1), 1.0, atol=1e-4)
-
-
-def test_embeddings_that_are_compared_as_given_are_still_listed_at_unit_length(clips, tmp_path):
-    given = _given(tmp_path, [f"a-{i:02}-mp4.png" for i in range(24)])
-    select_frames(clips, tmp_path / "out", {"embeddings": str(given), "normalize_embeddings": False})
-    raw, unit = (_vectors(tmp_path / f"out/data/{kind}embeddings.csv") for kind in ("", "normalized_"))
-    assert np.allclose(np.linalg.norm(raw, axis=1), 5.0, atol=1e-3)
-    assert np.allclose(np.linalg.norm(unit, axis=1), 1.0, atol=1e-4)
-
-
-def test_masked_frames_are_left_out_and_preselected_ones_count(clips, tmp_path):
-    names = [f"a-{i:02}-mp4.png" for i in range(24)]
-    given = _given(tmp_path, names, masked=[i == 23 for i in range(24)], selected=[i in (3, 4) for i in range(24)])
-    text = given.read_text().replace("True", "1").replace("False", "0")
-    given.write_text(text)
-    select_frames(clips, tmp_path / "out", {"embeddings": str(given), "stopping_condition.n_samples": 3})
-    chosen = sampled(tmp_path / "out")
-    assert len(chosen) == 3
-    assert {names[3], names[4]} < set(chosen)
-    assert names[23] not in chosen
-
-
-def test_an_empty_cell_neither_masks_nor_selects(clips, tmp_path):
-    """An empty cell was taken for a 1: whoever marked one frame had marked all."""
-    names = [f"a-{i:02}-mp4.png" for i in range(24)]
-    masked, chosen = ([1 if i == marked else "" for i in range(24)] for marked in (23, 3))
-    given = _given(tmp_path, names, masked=masked, selected=chosen)
-    result = select_frames(clips, tmp_path / "out", {"embeddings": str(given), "stopping_condition.n_samples": 2})
-    assert names[3] in sampled(tmp_path / "out")
-    assert names[23] not in sampled(tmp_path / "out")
-    assert (result.manifest.counts.candidates, result.manifest.counts.selected) == (23, 2)
-
-
-def test_frames_without_an_embedding_count_nowhere_and_are_told_apart(clips, tmp_path):
-    """They were zero vectors, farther from everything than any frame, and had failed a threshold of nobody's."""
-    names = [f"a-{i:02}-mp4.png" for i in range(24)]
-    given = _given(tmp_path, names[:22], masked=[i == 3 for i in range(22)])
-    given.write_text(given.read_text().replace("True", "1").replace("False", "0"))
-    result = select_frames(clips, tmp_path / "out", {"embeddings": str(given), "stopping_condition.n_samples": 4})
-    for kind in ("", "normalized_"):
-        assert np.linalg.norm(_vectors(tmp_path / f"out/data/{kind}embeddings.csv"), axis=1).min() > 0.99
-    assert result.manifest.distances.before.samples == result.manifest.counts.candidates == 21
-    rows = {row["filename"]: row for row in parquet.read_table(tmp_path / "out/data/frames.parquet").to_pylist()}
-    gone = {row["filename"]: row for row in csv.DictReader((tmp_path / "out/removed_samples.csv").open())}
-    for name, reason in ((names[3], "masked"), (names[22], "no embedding"), (names[4], "not selected")):
-        if name in gone:
-            assert rows[name]["status"] == gone[name]["reason"] == reason
-        assert (rows[name]["nearest_distance"] is None) == (reason in ("masked", "no embedding"))
-    report = json.loads((tmp_path / "out/report.json").read_text())
-    assert max(figure["worst"] for figure in report["coverage"]) < 1.0
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        ("a,b\n1,2\n", "expected are filenames"),
-        ("", "cannot be read"),
-        ("filenames,embedding_0,embedding_2,labels\na-00-mp4.png,1,1,0\n", "not one embedding_1"),
-        ("filenames,embedding_0,embedding_0,labels\na-00-mp4.png,1,1,0\n", "not one embedding_0"),
-    ],
-)
-def test_embeddings_in_another_format_are_refused_before_anything_is_decoded(clips, tmp_path, content, words):
-    (tmp_path / "given.csv").write_text(content)
-    begun = Progress(_At("scan", lambda: pytest.fail("The videos are being decoded.")))
-    with pytest.raises(OptionError, match=words):
-        select_frames(clips, tmp_path / "out", {"embeddings": str(tmp_path / "given.csv")}, progress=begun)
-
-
-@pytest.mark.parametrize(
-    ("rows", "words"),
-    [
-        (["a-00-mp4.png,1,0", "a-01-mp4.png,2,0", "a-00-mp4.png,3,0"], "names a-00-mp4.png 2 times"),
-        (["a-00-mp4.png,1,0", "a-01-mp4.png,1e30,0"], "a-01-mp4.png has values too large"),
-        (["a-00-mp4.png,1,0", "a-01-mp4.png,1e300,0"], "a-01-mp4.png has values too large"),
-        (["a-00-mp4.png,1,0", "a-01-mp4.png,much,0"], "something else than numbers"),
-    ],
-)
-def test_embeddings_that_mean_nothing_are_refused(clips, tmp_path, rows, words):
-    (tmp_path / "given.csv").write_text("\n".join(["filenames,embedding_0,labels", *rows]) + "\n")
-    with pytest.raises(OptionError, match=words):
-        select_frames(clips, tmp_path / "out", {"embeddings": str(tmp_path / "given.csv")})
-
-
-def test_embeddings_of_other_files_are_nothing_to_select_from(clips, tmp_path):
-    (tmp_path / "given.csv").write_text("filenames,embedding_0,labels\nnowhere.png,1.0,0\n")
-    with pytest.raises(NothingToSelect, match="None of the 1 file names"):
-        select_frames(clips, tmp_path / "out", {"embeddings": str(tmp_path / "given.csv")})
-
-
-def test_a_model_given_by_path_is_the_embedder_of_a_whole_run(clips, tmp_path, model):
-    options = {"embedder": str(model), "stopping_condition.n_samples": 6, "dump_dataset": True}
-    result = select_frames(clips, tmp_path / "out", options)
-    assert (result.manifest.embedder.name, result.manifest.embedder.dimensions) == ("quarters", 12)
-    assert len(list((tmp_path / "out/data/sampled").rglob("*.png"))) == 6
-    # Another model is another job.
-    model.with_suffix(".json").write_text('{"name": "quarters", "version": "3"}')
-    assert not select_frames(clips, tmp_path / "out", options).already_done
-
-
-@pytest.mark.parametrize(
-    ("spoil", "words"),
-    [
-        (lambda model: model.unlink(), "There is no model"),
-        (lambda model: model.write_bytes(b"nothing"), "does not load"),
-        (lambda model: model.with_suffix(".json").unlink(), "has no sidecar"),
-        (lambda model: model.with_suffix(".json").write_text('{"size": [1, 8]}'), "does not run"),
-        (lambda model: model.with_suffix(".json").write_text('{"scale": 1e39}'), "not finite"),
-    ],
-    ids=["missing", "no model", "no sidecar", "other shape", "overflow"],
-)
-def test_a_model_that_does_not_fit_is_one_sentence(clips, tmp_path, model, spoil, words):
-    spoil(model)
-    ended = run_worker(clips, tmp_path / "out", f"embedder={model}")
-    assert ended.returncode == OptionError.exit_code
-    assert ended.stderr.startswith("lightly-worker: Option embedder=")
-    assert words in ended.stderr
-    assert ended.stderr.count("\n") == 1
-    assert not (tmp_path / "out").exists()
-
-
 def test_a_folder_whose_name_is_no_text_is_one_sentence(clips, tmp_path):
     folder = os.fsencode(tmp_path) + b"/in\xff"
     shutil.copytree(os.fsencode(clips), folder)
@@ -641,34 +313,6 @@ def test_a_folder_whose_name_is_no_text_is_one_sentence(clips, tmp_path):
     assert ended.returncode == OptionError.exit_code
     assert "not UTF-8" in ended.stderr
     assert ended.stderr.count("\n") == 1
-
-
-def test_a_copy_that_the_user_selected_stands_for_its_original(tmp_path):
-    for number in range(6):
-        Image.new("RGB", (40, 30), (number * 40, 90, 200 - number * 30)).save(tmp_path / f"{number}.png")
-    folder = tmp_path / "in"
-    folder.mkdir()
-    for number, shown in enumerate([0, 1, 2, 1, 3, 1]):
-        shutil.copy(tmp_path / f"{shown}.png", folder / f"{number}.png")
-    given = _given(tmp_path, [f"{number}.png" for number in range(6)], selected=[0, 0, 0, 1, 0, 1])
-    select_frames(folder, tmp_path / "out", {"embeddings": str(given), "stopping_condition.n_samples": 2})
-    assert "3.png" in sampled(tmp_path / "out")
-    assert not {"1.png", "5.png"} & set(sampled(tmp_path / "out"))
-    assert (tmp_path / "out/filenames/duplicate_filenames.txt").read_text().split() == ["1.png", "5.png"]
-
-
-def test_frames_that_the_user_selected_need_no_distance_from_each_other(clips, tmp_path):
-    given = _given(tmp_path, [f"a-{i:02}-mp4.png" for i in range(24)], selected=[1, 1, *[0] * 22])
-    options = {"embeddings": str(given), "stopping_condition.min_distance": 0.3, "normalize_embeddings": False}
-    result = select_frames(clips, tmp_path / "out", options)
-    assert result.manifest.counts.selected > 4
-    assert result.manifest.checks.min_distance_kept
-
-
-def test_sequences_and_selected_frames_do_not_go_together(clips, tmp_path):
-    given = _given(tmp_path, [f"a-{i:02}-mp4.png" for i in range(24)], selected=[1] + [0] * 23)
-    with pytest.raises(OptionError, match="leave out its column 'selected'"):
-        select_frames(clips, tmp_path / "out", {"embeddings": str(given), "selected_sequence_length": 3})
 
 
 @pytest.mark.parametrize("strength", [1e9, 200.0, 8.0, -7.0, -1e9])
