@@ -91,6 +91,10 @@ def test_vectors_of_different_embedders_never_mix(uri, tmp_path):
     for other in (Identity("resnet"), Identity(version="2"), Identity(dimensions=16)):
         with pytest.raises(DatapoolError, match="distances between them mean nothing"):
             pool.load(other, scratch=tmp_path)
+        with pytest.raises(DatapoolError, match="distances between them mean nothing"):
+            pool.check(other)
+        pool.check(other, without="pexels-1")
+    pool.check(Identity())
     fill(pool, "pexels-2", 3, identity=Identity(version="2"))
     with pytest.raises(DatapoolError, match="part 'pexels-2'"):
         pool.load(None, scratch=tmp_path)
@@ -99,9 +103,17 @@ def test_vectors_of_different_embedders_never_mix(uri, tmp_path):
 def test_a_part_without_frames_fits_every_embedder(uri, tmp_path):
     pool = Datapool(uri)
     fill(pool, "empty", 0, identity=Identity("older", dimensions=2))
+    pool.check(Identity())
     fill(pool, "pexels-1", 3)
     for embedder in (Identity(), None):
         assert len(pool.load(embedder, scratch=tmp_path)) == 3
+
+
+@pytest.mark.parametrize("names", [[""], ["a.png", ""], ["a\n.png", "b.png"]])
+def test_names_that_cannot_be_stored_are_refused(tmp_path, names):
+    """One empty name is no name at all when it is read again."""
+    with pytest.raises(DatapoolError, match="no name|line break"):
+        Datapool(str(tmp_path)).replace("a", names, np.ones((len(names), 8)), Identity(), "sha")
 
 
 def test_parallel_writers_never_lose_each_others_parts(uri, tmp_path):
