@@ -112,7 +112,7 @@ def test_a_part_without_frames_fits_every_embedder(uri, tmp_path):
 @pytest.mark.parametrize("names", [[""], ["a.png", ""], ["a\n.png", "b.png"]])
 def test_names_that_cannot_be_stored_are_refused(tmp_path, names):
     """One empty name is no name at all when it is read again."""
-    with pytest.raises(DatapoolError, match="no name|line break"):
+    with pytest.raises(DatapoolError, match=r"no name|line break"):
         Datapool(str(tmp_path)).replace("a", names, np.ones((len(names), 8)), Identity(), "sha")
 
 
