@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import bisect
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
@@ -16,6 +14,8 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from lightly_pipeline.worker.scan.damage import Damage
+from lightly_pipeline.worker.scan.decoder import Decoder
 from lightly_pipeline.worker.scan.encode import KeptEncoder
 from lightly_pipeline.worker.scan.h264 import FrameNumbers
 from lightly_pipeline.worker.scan.keep import ChunkRule
@@ -25,10 +25,7 @@ from lightly_pipeline.worker.scan.neural import NeuralEmbedder
 from lightly_pipeline.worker.scan.packets import (
     Chunk,
     Packet,
-    is_referred_to,
-    open_container,
     reason_of,
-    video_stream,
 )
 from lightly_pipeline.worker.scan.types import FRAME_DTYPE, PictureTooLarge, Problem, ScanSettings
 
@@ -51,80 +48,8 @@ class ChunkResult:
     kept: NDArray[np.void]
     #: For each closed group: first packet (number in the file), first frame (in the chunk).
     groups: list[tuple[int, int]]
-    width: int = 0
-    height: int = 0
-    damaged: bool = False
-
-
-_OPENING = threading.Lock()
-
-
-class Decoder:
-    """One decoder, as the file describes it, primed with the first packet of the file.
-
-    Priming: some decoders learn from the first packet what later ones need (libavcodec reads x264's version
-    there and decodes 4:4:4 of old versions differently).
-    """
-
-    def __init__(self, path: Path, prime: Packet | None, threads: int = 1) -> None:
-        # One after another and closed at once: the index of an mp4 takes 90 bytes a frame, 50 MB for six hours.
-        with _OPENING, open_container(path) as container:
-            stream = video_stream(container)
-            if stream is None:
-                raise OSError(f"{path.name} has no video stream any more")
-            self.context = stream.codec_context
-        self.context.thread_count = threads
-        self.context.thread_type = "FRAME" if threads > 1 else "NONE"
-        self.context.options = {"err_detect": "crccheck+bitstream+buffer+careful+compliant+aggressive"}
-        self.context.flags |= av.codec.context.Flags.output_corrupt
-        self._prime = prime
-        self._used = False
-
-    def restart(self) -> None:
-        """Forget everything decoded so far."""
-        if self._used:
-            self.context.flush_buffers()
-        elif self._prime is not None:
-            try:
-                self.context.decode(self._prime)
-                self.context.decode(None)
-            except (av.FFmpegError, EOFError):
-                pass  # the chunk that holds this packet reports it
-            self.context.flush_buffers()
-        self._used = True
-
-    def close(self) -> None:
-        """Free the decoder."""
-        del self.context
-
-
-@dataclass
-class Damage:
-    """What the decoder complained about in one chunk, by presentation time.
-
-    order: place of each packet in the order of decoding. disposable: times of pictures that no other needs.
-    """
-
-    packets: dict[int, str] = field(default_factory=dict)
-    unplaced: list[str] = field(default_factory=list)
-    order: dict[int, int] = field(default_factory=dict)
-    disposable: set[int] = field(default_factory=set)
-
-    def add(self, pts: int | None, reason: str) -> None:
-        """Remember one complaint."""
-        if pts is None:
-            self.unplaced.append(reason)
-        else:
-            self.packets.setdefault(pts, reason)
-
-    def see(self, packet: Packet, codec: str, extradata: bytes | None) -> None:
-        """Remember where a packet stands, and whether it is incomplete."""
-        if packet.pts is not None and not packet.is_discard:
-            self.order[packet.pts] = len(self.order)
-            if not is_referred_to(packet, codec, extradata):
-                self.disposable.add(packet.pts)
-        if packet.is_corrupt:
-            self.add(packet.pts, "its packet is incomplete")
+    width: int
+    height: int
 
 
 class _Keeping:
@@ -285,22 +210,15 @@ class ChunkDecoder:
                 check(1)
             table, embeddings, kept = frames.finish()
         groups = _groups(chunk, table)
-        result = ChunkResult(
-            number=chunk.number,
-            frames=table,
-            embeddings=embeddings,
-            problems=[],
-            kept=kept,
-            groups=groups,
-            width=frames.size[0],
-            height=frames.size[1],
-        )
+        problems: list[Problem] = []
         if self._settings.check_corruptness:
             if decoder.context.name in _ONE_PICTURE_EACH and not frames.interlaced:
-                _count_missing(result, damage, self._time_base)
+                problems += damage.missing(table, self._time_base)
             starts = [first for _, first in groups]
-            _judge(result, frames.complaints, damage, frames.grays, starts, self._settings.corruption_threshold)
-        return result
+            problems += damage.judge(
+                table, frames.complaints, frames.grays, starts, self._settings.corruption_threshold
+            )
+        return ChunkResult(chunk.number, table, embeddings, problems, kept, groups, *frames.size)
 
     def _decoded(
         self, chunk: Chunk, decoder: Decoder, before: Sequence[Packet], damage: Damage
@@ -361,76 +279,3 @@ def _groups(chunk: Chunk, table: NDArray[np.void]) -> list[tuple[int, int]]:
             if frame > groups[-1][1]:
                 groups.append((packet, frame))
     return groups
-
-
-def _count_missing(result: ChunkResult, damage: Damage, time_base: float) -> None:
-    """Report pictures that the decoder swallowed without a word, as it does after a lost reference."""
-    shown = set(result.frames["pts"].tolist())
-    missing = sorted(pts for pts in damage.order if pts not in shown and pts not in damage.packets)
-    if missing and -1 not in shown:
-        first, last = missing[0] * time_base, missing[-1] * time_base
-        result.damaged = True
-        result.problems.append(
-            Problem(
-                None,
-                f"{len(missing)} pictures between {first:.3f} s and {last:.3f} s are missing: the decoder gives none "
-                "for their packets, as it does when a picture that they are predicted from is lost.",
-                "packet",
-            )
-        )
-
-
-def _judge(
-    result: ChunkResult,
-    complaints: list[str | None],
-    damage: Damage,
-    grays: list[float],
-    group_starts: list[int],
-    corruption_threshold: float,
-) -> None:
-    """Mark corrupt frames: those complained about, and those that may be predicted from them.
-
-    These are the frames that are decoded later, up to the next picture that resets the decoder; nothing is
-    predicted from a picture whose packet says so.
-    """
-    table = result.frames
-    times = table["pts"].tolist()
-    group_of = np.searchsorted(group_starts, np.arange(len(table)), side="right") - 1
-    first_damage: dict[int, int] = {}
-
-    def taint(group: int, pts: int) -> None:
-        if pts not in damage.disposable:
-            first_damage[group] = min(first_damage.get(group, 1 << 60), damage.order.get(pts, -1))
-
-    for pts, complaint in damage.packets.items():
-        place = bisect.bisect_left(times, pts)
-        if place < len(times) and times[place] == pts:
-            complaints[place] = complaints[place] or complaint
-            continue
-        result.damaged = True
-        result.problems.append(
-            Problem(None, f"The picture at time {pts} of the stream is missing: {complaint}.", "packet")
-        )
-        if len(times):
-            taint(int(group_of[max(place - 1, 0)]), pts)
-    for complaint in damage.unplaced:
-        result.problems.append(Problem(None, f"A packet without a time is damaged: {complaint}.", "packet"))
-        result.damaged = True
-    kinds = ["frame"] * len(table)
-    for index, share in enumerate(grays):
-        if complaints[index] is None and share > corruption_threshold:
-            kinds[index] = "uniform_rows"
-            complaints[index] = (
-                f"{share:.0%} of its rows, up to the lower edge, are the plain gray that decoders put "
-                "where they have no picture"
-            )
-        if complaints[index] is not None:
-            taint(int(group_of[index]), times[index])
-    for index in range(len(table)):
-        reason = complaints[index]
-        if reason is None and first_damage.get(int(group_of[index]), 1 << 60) < damage.order.get(times[index], index):
-            reason, kinds[index] = "it is predicted from a damaged picture", "reference"
-        if reason is not None:
-            table["ok"][index] = False
-            result.damaged = True
-            result.problems.append(Problem(index, reason[0].upper() + reason[1:] + ".", kinds[index]))

@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 
 import av
 
+from lightly_pipeline.worker.scan.matroska import missing_bytes
 from lightly_pipeline.worker.scan.types import Problem
 
 #: Chunks are joined until they have this many packets: a new decoder costs about two pictures.
@@ -116,6 +117,41 @@ def video_stream(container: av.container.InputContainer) -> av.VideoStream | Non
         if not stream.disposition & av.stream.Disposition.attached_pic:
             return stream
     return None
+
+
+def promised_frames(container: av.container.InputContainer, stream: av.VideoStream) -> int:
+    """How many frames a container says it holds; by its length, where it does not count them."""
+    seconds = (container.duration or 0) / av.time_base
+    return stream.frames or int(seconds * float(stream.average_rate or 0))
+
+
+def describe(container: av.container.InputContainer, header: Header) -> av.VideoStream | None:
+    """The stream whose pictures are read, None without one; what the container says of it goes to `header`."""
+    stream = video_stream(container)
+    if stream is None:
+        kinds = sorted({str(item.type) for item in container.streams}) or ["nothing"]
+        header.problems.append(
+            Problem(None, f"{header.path.name} has no video in it, only {', '.join(kinds)}.", "unreadable")
+        )
+        return None
+    # So typed by PyAV, but None where no decoder is known: a file that is cut in its index has such a stream.
+    if (stream.codec_context or None) is None:
+        header.problems.append(Problem(None, f"The video in {header.path.name} is in no known format.", "unreadable"))
+        return None
+    header.codec = stream.codec_context.name
+    header.time_base = stream.time_base or header.time_base
+    header.fps = float(stream.average_rate or 0)
+    header.declared_frames = stream.frames or None
+    if "matroska" in container.format.name and (lost := missing_bytes(header.path)):
+        header.problems.append(
+            Problem(None, f"{header.path.name} is truncated: its last {lost} bytes are missing.", "truncated")
+        )
+    elif "matroska" in container.format.name and container.duration:
+        # No count of frames in Matroska and WebM, but the length of the whole; another stream may be the longer.
+        declared = container.duration / av.time_base
+        slack = 0.02 if len(container.streams) == 1 else 0.1
+        header.least_seconds = declared - max(0.5, slack * declared)
+    return stream
 
 
 def resets_decoder(packet: Packet, codec: str, extradata: bytes | None) -> bool:

@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightly_pipeline.worker.memory import give_back
-from lightly_pipeline.worker.scan.chunk import ChunkDecoder, ChunkResult, Decoder
+from lightly_pipeline.worker.scan.chunk import ChunkDecoder, ChunkResult
 from lightly_pipeline.worker.scan.cores import usable_cores
+from lightly_pipeline.worker.scan.decoder import Decoder
 from lightly_pipeline.worker.scan.keep import KeepRule
 from lightly_pipeline.worker.scan.kept import KeptPictures
-from lightly_pipeline.worker.scan.matroska import missing_bytes
 from lightly_pipeline.worker.scan.measure import Meter
 from lightly_pipeline.worker.scan.neural import NeuralEmbedder, identity_of
 from lightly_pipeline.worker.scan.packets import (
@@ -31,9 +31,10 @@ from lightly_pipeline.worker.scan.packets import (
     Packet,
     Stopped,
     chunks,
+    describe,
     open_container,
+    promised_frames,
     reason_of,
-    video_stream,
 )
 from lightly_pipeline.worker.scan.store import EmbeddingStore
 from lightly_pipeline.worker.scan.timing import timing_problems
@@ -245,9 +246,9 @@ class _Scan:
             chunk: Chunk | None = None
             try:
                 with open_container(path) as container:
-                    stream = _describe(container, file.header)
+                    stream = describe(container, file.header)
                     if stream is not None:
-                        self._events.put(_Opened(number, _promised(container, stream)))
+                        self._events.put(_Opened(number, promised_frames(container, stream)))
                         last = number == len(self._paths) - 1
                         before: list[Packet] = []
                         for chunk in chunks(
@@ -347,7 +348,7 @@ class _Scan:
         rule = self._rule.begin(chunk.sequence)
         first_delta = rule.copy()
         result = worker.run(chunk, decoders[chunk.threads], rule, check)
-        if result.damaged and chunk.stream is None:
+        if result.problems and chunk.stream is None:
             # Damage is believed when a fresh decoder with one thread, warmed up with the packets before, sees
             # it too: what several threads make of a damaged picture depends on their timing.
             fresh = Decoder(header.path, header.prime)
@@ -366,40 +367,6 @@ def _close(decoders: dict[int, Decoder]) -> None:
     for decoder in decoders.values():
         decoder.close()
     decoders.clear()
-
-
-def _promised(container: av.container.InputContainer, stream: av.VideoStream) -> int:
-    """How many frames a container says it holds; by its length, where it does not count them."""
-    seconds = (container.duration or 0) / av.time_base
-    return stream.frames or int(seconds * float(stream.average_rate or 0))
-
-
-def _describe(container: av.container.InputContainer, header: Header) -> av.VideoStream | None:
-    stream = video_stream(container)
-    if stream is None:
-        kinds = sorted({str(item.type) for item in container.streams}) or ["nothing"]
-        header.problems.append(
-            Problem(None, f"{header.path.name} has no video in it, only {', '.join(kinds)}.", "unreadable")
-        )
-        return None
-    # So typed by PyAV, but None where no decoder is known: a file that is cut in its index has such a stream.
-    if (stream.codec_context or None) is None:
-        header.problems.append(Problem(None, f"The video in {header.path.name} is in no known format.", "unreadable"))
-        return None
-    header.codec = stream.codec_context.name
-    header.time_base = stream.time_base or header.time_base
-    header.fps = float(stream.average_rate or 0)
-    header.declared_frames = stream.frames or None
-    if "matroska" in container.format.name and (lost := missing_bytes(header.path)):
-        header.problems.append(
-            Problem(None, f"{header.path.name} is truncated: its last {lost} bytes are missing.", "truncated")
-        )
-    elif "matroska" in container.format.name and container.duration:
-        # No count of frames in Matroska and WebM, but the length of the whole; another stream may be the longer.
-        declared = container.duration / av.time_base
-        slack = 0.02 if len(container.streams) == 1 else 0.1
-        header.least_seconds = declared - max(0.5, slack * declared)
-    return stream
 
 
 @dataclass(frozen=True)

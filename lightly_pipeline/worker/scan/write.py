@@ -1,40 +1,15 @@
-"""Chosen frames become picture files: kept ones are copied, the others decoded again, exactly.
-
-A second decode reads only the groups of pictures that hold a chosen frame, passes over pictures in them that
-nothing refers to, and stops at the last chosen one. Each frame is recognised by its pixel hash. Groups are decoded
-side by side; the last one, for which a core would wait, by all cores together.
-"""
+"""Chosen frames become picture files: kept ones are copied, the others decoded again, exactly."""
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
-from itertools import chain
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-import av
-import numpy as np
-
 from lightly_pipeline.worker.memory import give_back
-from lightly_pipeline.worker.scan.chunk import Decoder
-from lightly_pipeline.worker.scan.cores import usable_cores
-from lightly_pipeline.worker.scan.encode import PictureEncoder, picture_encoder, small_encoder
-from lightly_pipeline.worker.scan.images import ImageSource, open_image
-from lightly_pipeline.worker.scan.measure import Meter
-from lightly_pipeline.worker.scan.packets import (
-    Header,
-    Packet,
-    Stopped,
-    is_referred_to,
-    open_container,
-    read_packets,
-    video_stream,
-)
-from lightly_pipeline.worker.scan.types import FramesLost, ScanError, VideoScan
+from lightly_pipeline.worker.scan.again import SecondDecode, write_whole
+from lightly_pipeline.worker.scan.images import ImageSource
+from lightly_pipeline.worker.scan.types import ScanError, VideoScan
 
 
 def _nothing(frames: int) -> None:
@@ -72,13 +47,13 @@ def write_frames(
         if kept is None:
             missing.append(index)
         else:
-            _write(kept, target)
+            write_whole(kept, target)
             on_progress(1)
     for index in small:
         _check(scan, index)
     if missing or small:
         give_back()
-        again = _Again(scan, frozenset(missing), targets, small, on_progress)
+        again = SecondDecode(scan, frozenset(missing), targets, small, on_progress)
         wanted = sorted({*missing, *small})
         if isinstance(scan.source, ImageSource):
             again.images(wanted, scan.source)
@@ -90,267 +65,3 @@ def write_frames(
 def _check(scan: VideoScan, index: int) -> None:
     if not 0 <= index < len(scan.frames):
         raise ScanError(f"{scan.path.name} has {len(scan.frames)} frames: there is no frame {index}.")
-
-
-def _write(picture: bytes, target: Path) -> None:
-    """Write a file, whole or not at all."""
-    part = target.with_name(target.name + ".part")
-    part.write_bytes(picture)
-    part.replace(target)
-
-
-@dataclass(frozen=True)
-class _Again:
-    """What a second decode of one scan, on all cores, is to give."""
-
-    scan: VideoScan
-    picks: frozenset[int]
-    targets: Callable[[int], Path]
-    small: Mapping[int, Path]
-    on_progress: Callable[[int], None]
-    stop: threading.Event = field(default_factory=threading.Event)
-
-    @property
-    def threads(self) -> int:
-        """How many decode and encode at a time."""
-        return self.scan.settings.threads or usable_cores()
-
-    def images(self, wanted: list[int], source: ImageSource) -> None:
-        """Write images that were given as images."""
-
-        def work(items: Iterator[int]) -> None:
-            pictures = _Pictures(self)
-            for index in items:
-                try:
-                    frame = open_image(source.paths[index])
-                except OSError as error:
-                    raise ScanError(f"{source.paths[index].name} cannot be read again: {error}.") from error
-                pictures.write(frame, index)
-
-        self._in_threads(iter(wanted), work)
-
-    def video(self, wanted: list[int]) -> None:
-        """Write frames of a video: the groups that hold them in parallel, from the start what that missed."""
-        left = set(wanted)
-        done: set[int] = set()
-        # Before the file is opened for reading: memory never holds two of its indexes.
-        decoders = [self._decoder() for _ in range(min(self.threads, len(left)))]
-        for_last = self._decoder(self.threads)
-
-        def work(groups: Iterator[_Group]) -> None:
-            pictures, meter = _Pictures(self), Meter()
-            own: Decoder | None = None
-            try:
-                for group in groups:
-                    if group.is_last:
-                        decoder = for_last
-                    else:
-                        decoder = own = own or decoders.pop()
-                    done.update(self._group(decoder, meter, pictures, group))
-            finally:
-                if own is not None:
-                    own.close()
-
-        try:
-            self._in_threads(self._groups(sorted(left)), work)
-        finally:
-            for_last.close()
-        left -= done
-        if left:
-            left -= self._from_the_start(left)
-        if left:
-            raise FramesLost(self.scan.path.name, left)
-
-    def _decoder(self, threads: int = 1) -> Decoder:
-        return Decoder(self.scan.path, self.scan.source.prime, threads)
-
-    def _groups(self, wanted: list[int]) -> Iterator[_Group]:
-        """Each group that holds a wanted frame."""
-        groups = self.scan.source.groups
-        which = np.searchsorted(groups[:, 1], wanted, side="right") - 1
-        members: dict[int, list[int]] = {}
-        for group, index in zip(which.tolist(), wanted, strict=True):
-            members.setdefault(group, []).append(index)
-        with open_container(self.scan.path) as container:
-            stream = video_stream(container)
-            if stream is None:
-                return
-            packets: list[Packet] = []
-            group = 0
-            last = max(members)
-            for number, packet in enumerate(read_packets(container, stream, Header(self.scan.path))):
-                while group + 1 < len(groups) and number >= groups[group + 1, 0]:
-                    if packets:
-                        yield _Group(packets, members[group], is_last=group == last)
-                        packets = []
-                    group += 1
-                if group > last:
-                    break
-                if group in members:
-                    packets.append(packet)
-            if packets:
-                yield _Group(packets, members[group], is_last=group == last)
-
-    def _group(self, decoder: Decoder, meter: Meter, pictures: _Pictures, group: _Group) -> set[int]:
-        """Decode one group as far as its last wanted frame; returns the frames it wrote."""
-        table = self.scan.frames
-        by_time = {int(table["pts"][index]): index for index in group.indices}
-        if -1 in by_time:
-            return set()
-        written: set[int] = set()
-        context = decoder.context
-        codec, extradata = context.name, context.extradata
-        decoder.restart()
-
-        def take(frames: list[av.VideoFrame]) -> None:
-            for frame in frames:
-                index = None if frame.pts is None else by_time.get(frame.pts)
-                if index is not None and index not in written and meter.hash(frame) == self._hash(index):
-                    pictures.write(frame, index, _rotation(frame))
-                    written.add(index)
-
-        try:
-            for packet in group.packets:
-                if self.stop.is_set():
-                    raise Stopped
-                wanted = packet.pts in by_time
-                # Not even sent: with several threads a picture that is skipped waits for the one before the last.
-                if not wanted and not is_referred_to(packet, codec, extradata):
-                    continue
-                context.skip_frame = "DEFAULT" if wanted else "NONREF"
-                take(_decoded(context, packet))
-                if len(written) == len(by_time):
-                    return written
-            take(_decoded(context, None))
-        finally:
-            context.skip_frame = "DEFAULT"
-        return written
-
-    def _hash(self, index: int) -> bytes:
-        return bytes(self.scan.frames["pixel_hash"][index])
-
-    def _from_the_start(self, left: set[int]) -> set[int]:
-        """Decode the whole file and take the wanted frames by their hash: for files without usable times."""
-        pictures, meter = _Pictures(self), Meter()
-        by_hash: dict[bytes, list[int]] = {}
-        for index in sorted(left):
-            by_hash.setdefault(self._hash(index), []).append(index)
-        decoder = Decoder(self.scan.path, None)
-        written: set[int] = set()
-
-        def take(frames: list[av.VideoFrame]) -> None:
-            for frame in frames:
-                for index in by_hash.pop(meter.hash(frame), ()):
-                    pictures.write(frame, index, _rotation(frame))
-                    written.add(index)
-
-        try:
-            with open_container(self.scan.path) as container:
-                stream = video_stream(container)
-                if stream is None:
-                    return written
-                for packet in chain(read_packets(container, stream, Header(self.scan.path)), [None]):
-                    take(_decoded(decoder.context, packet))
-                    if not by_hash:
-                        break
-        finally:
-            decoder.close()
-        return written
-
-    def _in_threads(self, items: Iterator[object], work: Callable[..., None]) -> None:
-        """Run `work` in one thread per core over shared items; the first error is raised here."""
-        shared: queue.Queue[object] = queue.Queue(maxsize=self.threads)
-        errors: list[BaseException] = []
-        end = object()
-
-        def following() -> Iterator[object]:
-            while not self.stop.is_set():
-                try:
-                    item = shared.get(timeout=0.1)
-                except queue.Empty:
-                    continue
-                if item is end:
-                    return
-                yield item
-
-        def run() -> None:
-            try:
-                work(following())
-            except Stopped:
-                return
-            except BaseException as error:
-                errors.append(error)
-                self.stop.set()
-
-        running = [threading.Thread(target=run, name=f"write-{n}", daemon=True) for n in range(self.threads)]
-        for thread in running:
-            thread.start()
-
-        def put(item: object) -> None:
-            while not self.stop.is_set():
-                try:
-                    shared.put(item, timeout=0.1)
-                except queue.Full:
-                    continue
-                return
-
-        try:
-            for item in items:
-                put(item)
-            for _ in running:
-                put(end)
-            for thread in running:
-                while thread.is_alive():
-                    thread.join(0.2)
-        finally:
-            self.stop.set()
-            for thread in running:
-                thread.join()
-        if errors:
-            raise errors[0]
-        self.stop.clear()
-
-
-@dataclass(frozen=True)
-class _Group:
-    """A run of packets that decodes on its own, with the wanted frames in it."""
-
-    packets: list[Packet]
-    indices: list[int]
-    is_last: bool
-
-
-class _Pictures:
-    """Encodes and writes what is wanted of frames, in one thread."""
-
-    def __init__(self, again: _Again) -> None:
-        self._again = again
-
-    @cached_property
-    def _encoder(self) -> PictureEncoder:
-        return picture_encoder(self._again.scan.settings)
-
-    @cached_property
-    def _small(self) -> PictureEncoder:
-        return small_encoder()
-
-    def write(self, frame: av.VideoFrame, index: int, rotation: int = 0) -> None:
-        """Write the picture of a frame, the small one, or both. Raises PictureTooLarge, OSError."""
-        again = self._again
-        if index in again.small:
-            _write(self._small.encode(frame, rotation), again.small[index])
-        if index in again.picks:
-            _write(self._encoder.encode(frame, rotation), again.targets(index))
-        again.on_progress(int(index in again.picks))
-
-
-def _decoded(context: av.VideoCodecContext, packet: Packet | None) -> list[av.VideoFrame]:
-    """The frames that a packet completes; none of one that does not decode, as the scan has reported."""
-    try:
-        return context.decode(packet)
-    except (av.FFmpegError, EOFError):
-        return []
-
-
-def _rotation(frame: av.VideoFrame) -> int:
-    return round(frame.rotation / 90) * 90 % 360

@@ -13,10 +13,10 @@ from lightly_pipeline.worker.scan import (
     PictureTooLarge,
     ScanError,
     ScanSettings,
+    again,
     scan_video,
     snap_in_stages,
     snap_to_kept,
-    write,
     write_frames,
 )
 from lightly_pipeline.worker.scan.encode import SMALL, PictureEncoder, target_size
@@ -136,7 +136,7 @@ def test_small_pictures_come_from_the_decode_that_gives_the_frames(tmp_path, mon
     clip = render(tmp_path / "a.mp4", 40, width=480, height=320, options={"g": str(group), "bf": "3"})
     scan = scan_video(clip, scratch=tmp_path, settings=ScanSettings(expected_share=0, threads=threads))
     opened = []
-    monkeypatch.setattr(write, "open_container", lambda path: opened.append(path) or open_container(path))
+    monkeypatch.setattr(again, "open_container", lambda path: opened.append(path) or open_container(path))
     small = {index: tmp_path / f"small/{index}.jpg" for index in (3, 20, 38)}
     write_frames(scan, [2, 3, 21], lambda index: tmp_path / f"{index}.png", small=small)
     assert opened == [clip]
