@@ -142,10 +142,16 @@ class Manifest(_Entry):
     files: tuple[ManifestFile, ...]
     seconds: dict[str, float]
 
-    def to_json(self) -> bytes:
-        """As it is stored: the schema's number under the name `schema`."""
-        # Not by `model_dump_json`: a text of a hundred thousand files is large enough once.
-        return to_json(self, indent=1, by_alias=True)
+    def write(self, path: Path) -> None:
+        """Store it: the schema's number under the name `schema`, and each file on a line of its own."""
+        # Not as one text: that of a hundred thousand files is large, and would be held twice.
+        rest = to_json(self.model_copy(update={"files": ()}), indent=1, by_alias=True)
+        before, after = rest.split(b'\n "files": []')
+        with path.open("wb") as file:
+            file.write(before + b'\n "files": [')
+            for number, entry in enumerate(self.files):
+                file.write((b",\n  " if number else b"\n  ") + to_json(entry))
+            file.write(b"\n ]" + after)
 
     @classmethod
     def from_json(cls, content: bytes) -> "Manifest | None":

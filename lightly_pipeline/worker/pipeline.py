@@ -263,8 +263,9 @@ def _publish(
     target: Target, tree: Path, manifest: Manifest, contribute: Callable[[], None], progress: Progress
 ) -> Manifest:
     """Complete the manifest with the files of the tree, and bring both to OUTPUT."""
+    give_back()
     manifest = manifest.model_copy(update={"files": list_files(tree), "seconds": dict(progress.seconds)})
-    (tree / layout.MANIFEST).write_bytes(manifest.to_json())
+    manifest.write(tree / layout.MANIFEST)
     with progress.stage("publish", len(manifest.files) + 1, "files") as stage:
         target.publish(tree, contribute, stage.advance)
     return manifest

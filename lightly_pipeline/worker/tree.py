@@ -11,6 +11,7 @@ from PIL import Image
 
 from lightly_pipeline.worker.discover import Input
 from lightly_pipeline.worker.manifest import Manifest
+from lightly_pipeline.worker.memory import give_back
 from lightly_pipeline.worker.nearest import find_nearest
 from lightly_pipeline.worker.options import Options
 from lightly_pipeline.worker.outcome import Outcome
@@ -62,16 +63,16 @@ def write_tree(
 ) -> WrittenTree:
     """Write everything but report and manifest; `raw` are given embeddings as they were given."""
     tree = scratch.tree
-    selected = [int(row) for row in outcome.selected]
     with ThreadPoolExecutor(1, thread_name_prefix="figures") as beside:
         # Arithmetic and encoding leave the interpreter free for each other.
         figures_later = beside.submit(make_figures, tree, outcome, options.memory_requirement_in_GB)
         lists_later = beside.submit(_write_lists, tree, outcome, found, options, raw)
         nearest = find_nearest(outcome)
-        on_sheet = spread(selected, PICTURES)
+        on_sheet = spread(outcome.selected, PICTURES)
         pairs = choose_pairs(outcome, nearest, options.n_example_images, writer.kept_rows())
         shown = dict.fromkeys([*on_sheet, *(row for pair in pairs for row in (pair.retained, pair.removed))])
-        files, pictures = _write_frames(scratch, outcome, options, writer, selected, list(shown))
+        files, pictures = _write_frames(scratch, outcome, options, writer, list(shown))
+        give_back()
         write_frame_metadata(tree, outcome, nearest, files if options.dump_dataset else {})
         sheet = _write_contact_sheet(tree, [pictures[row] for row in on_sheet])
         examples = [(pair, pictures[pair.retained], pictures[pair.removed]) for pair in pairs]
@@ -93,12 +94,13 @@ def _write_lists(tree: Path, outcome: Outcome, found: Input, options: Options, r
 
 
 def _write_frames(
-    scratch: Scratch, outcome: Outcome, options: Options, writer: Writer, selected: list[int], shown: list[int]
+    scratch: Scratch, outcome: Outcome, options: Options, writer: Writer, shown: list[int]
 ) -> tuple[Mapping[int, Path], dict[int, Image.Image]]:
     """The selected frames as files, where they are wanted as files or in shards, and small pictures of the shown."""
     shard_size = options.webdataset_shard_size_in_MB
     folder = scratch.tree / layout.SAMPLED if options.dump_dataset else scratch.work / "dump"
-    files, pictures = writer.write(folder, selected if options.dump_dataset or shard_size else [], shown)
+    rows = outcome.selected if options.dump_dataset or shard_size else np.empty(0, np.int64)
+    files, pictures = writer.write(folder, rows, shown)
     if shard_size:
         write_shards(scratch.tree, outcome.table, files, shard_size)
     return files, pictures

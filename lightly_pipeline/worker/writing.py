@@ -1,7 +1,8 @@
 """Writing the selected frames, and small pictures of them, from the scans that found them."""
 
 import io
-from collections import Counter, defaultdict
+import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -39,7 +40,9 @@ class Writer:
     scanner: Scanner
     progress: Progress
 
-    def write(self, folder: Path, rows: Sequence[int], shown: Sequence[int]) -> tuple["Dumped", dict[int, Image.Image]]:
+    def write(
+        self, folder: Path, rows: NDArray[np.int64], shown: Sequence[int]
+    ) -> tuple["Dumped", dict[int, Image.Image]]:
         """The rows as files below the folder, and small pictures of those that are shown, rows or not.
 
         Frames that no scan kept are decoded again, once for both.
@@ -47,12 +50,12 @@ class Writer:
         files = Dumped(self.table, folder, rows, self.options.output_image_format)
         work = self.scanner.scratch.work
         small = {row: work / f"small-{row}.jpg" for row in shown if not self._is_kept(row)}
-        picks, small_picks = self._by_scan(rows), self._by_scan(list(small))
         with self.progress.stage("write", len(rows)) as stage:
-            for part in dict.fromkeys([*picks, *small_picks]):
-                start = int(self.table.starts[part])
-                shown_here = {index: small[start + index] for index in small_picks[part]}
-                self._write(part, picks[part], files, shown_here, stage.advance)
+            for part, (start, end) in enumerate(itertools.pairwise(self.table.starts.tolist())):
+                picks = rows[(start <= rows) & (rows < end)] - start
+                shown_here = {row - start: path for row, path in small.items() if start <= row < end}
+                if len(picks) or shown_here:
+                    self._write(part, picks, files, shown_here, stage.advance)
         return files, self._small_pictures(shown, small)
 
     def kept_rows(self) -> NDArray[np.int64]:
@@ -82,17 +85,10 @@ class Writer:
         part, index = self.table.locate(row)
         return index in self.table.scanned[part].scan.pictures
 
-    def _by_scan(self, rows: Sequence[int]) -> dict[int, list[int]]:
-        by_scan: dict[int, list[int]] = defaultdict(list)
-        for row in rows:
-            part, index = self.table.locate(row)
-            by_scan[part].append(index)
-        return by_scan
-
     def _write(
         self,
         part: int,
-        indices: Sequence[int],
+        indices: NDArray[np.int64],
         files: Mapping[int, Path],
         small: Mapping[int, Path],
         on_progress: Callable[[int], None],
@@ -103,7 +99,7 @@ class Writer:
             self.scanner.fetch(scanned.files)
         try:
             write_frames(
-                scanned.scan, indices, lambda index: files[start + index], small=small, on_progress=on_progress
+                scanned.scan, indices.tolist(), lambda index: files[start + index], small=small, on_progress=on_progress
             )
         except FramesLost as error:
             [file], [digest] = scanned.files, scanned.sha256
@@ -129,25 +125,30 @@ class Dumped(Mapping[int, Path]):
     asked for; a hundred thousand would take as many kilobytes.
     """
 
-    def __init__(self, table: FrameTable, folder: Path, rows: Sequence[int], image_format: str) -> None:
+    def __init__(self, table: FrameTable, folder: Path, rows: NDArray[np.int64], image_format: str) -> None:
+        """rows: int64 [k], ascending."""
         self._table, self._folder, self._extension = table, folder, f".{image_format}"
-        self._rows = dict.fromkeys(rows)
-        names = Counter(self._name(row) for row in rows if table.scanned[table.locate(row)[0]].images)
+        self._rows = rows
+        names = Counter(self._name(row) for row in self if table.scanned[table.locate(row)[0]].images)
         self._shared = {name for name, count in names.items() if count > 1}
 
     def __getitem__(self, row: int) -> Path:
         """Where a row was written; KeyError for one that was not."""
-        self._rows[row]
+        if row not in self:
+            raise KeyError(row)
         name = self._name(row)
         return self._folder / (self._table.name(row) + self._extension if name in self._shared else name)
 
     def __contains__(self, row: object) -> bool:
         """Whether the row was written."""
-        return row in self._rows
+        if not isinstance(row, int):
+            return False
+        place = int(np.searchsorted(self._rows, row))
+        return place < len(self._rows) and int(self._rows[place]) == row
 
     def __iter__(self) -> Iterator[int]:
         """The rows that were written."""
-        return iter(self._rows)
+        return map(int, self._rows)
 
     def __len__(self) -> int:
         """How many were written."""

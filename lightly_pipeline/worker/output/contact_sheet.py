@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 #: Pictures on a sheet at most, pictures in a row, and the box in which each has to fit.
@@ -14,7 +16,7 @@ _BOX = (192, 128)
 _GAP = 4
 
 
-def spread(rows: Sequence[int], count: int) -> list[int]:
+def spread(rows: NDArray[np.int64], count: int) -> list[int]:
     """At most `count` of the rows, evenly spread over them."""
     if len(rows) <= count:
         return [int(row) for row in rows]

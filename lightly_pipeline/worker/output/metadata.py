@@ -9,7 +9,9 @@ from lightly_pipeline.worker.nearest import Nearest
 from lightly_pipeline.worker.outcome import STATUS, Outcome
 from lightly_pipeline.worker.output import layout
 
-_BLOCK = 16384
+#: Rows in a row group; rows of which names and the like are held as objects while one is put together.
+_GROUP = 16384
+_BLOCK = 2048
 
 
 def write_frame_metadata(tree: Path, outcome: Outcome, nearest: Nearest, files: Mapping[int, Path]) -> None:
@@ -23,7 +25,7 @@ def write_frame_metadata(tree: Path, outcome: Outcome, nearest: Nearest, files: 
     from pyarrow import parquet
 
     table = outcome.table
-    status = outcome.status
+    status, selected = outcome.status, STATUS.index("selected")
     pick = np.full(len(table), -1, dtype=np.int64)
     pick[outcome.picks] = np.arange(len(outcome.picks))
     distance = np.full(len(table), np.nan, dtype=np.float32)
@@ -56,14 +58,19 @@ def write_frame_metadata(tree: Path, outcome: Outcome, nearest: Nearest, files: 
                 pa.string(),
             ),
             "file": pa.array(
-                [files[row].relative_to(tree).as_posix() if row in files else None for row in numbers], pa.string()
+                [
+                    files[row].relative_to(tree).as_posix() if files and value == selected else None
+                    for row, value in zip(numbers, status[rows].tolist(), strict=True)
+                ],
+                pa.string(),
             ),
         }
 
     path = tree / layout.FRAMES
     path.parent.mkdir(parents=True, exist_ok=True)
-    first = pa.table(columns(slice(0, _BLOCK)))
-    with parquet.ParquetWriter(path, first.schema) as writer:
-        writer.write_table(first)
-        for start in range(_BLOCK, len(table), _BLOCK):
-            writer.write_table(pa.table(columns(slice(start, start + _BLOCK)), schema=first.schema))
+    schema = pa.table(columns(slice(0, 1))).schema
+    with parquet.ParquetWriter(path, schema) as writer:
+        for start in range(0, len(table), _GROUP):
+            end = min(start + _GROUP, len(table))
+            blocks = [slice(begin, min(begin + _BLOCK, end)) for begin in range(start, end, _BLOCK)]
+            writer.write_table(pa.concat_tables(pa.table(columns(block), schema=schema) for block in blocks))

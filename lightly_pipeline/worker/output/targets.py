@@ -97,15 +97,16 @@ class FolderTarget:
             self.root.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(incoming, ignore_errors=True)
             _move(tree, incoming)
-            names = set(layout.names_below(incoming))
+            names = sorted(layout.names_below(incoming))
             stale = _left_behind(self.read(layout.MANIFEST), self.read(layout.PLAN))
-            with self._incomplete(stale | names, incoming):
+            with self._incomplete(sorted(stale.union(names)) if stale else names, incoming):
                 contribute()
             for name in stale:
                 self._remove(name)
-            for name in sorted(names - {layout.MANIFEST}):
-                (self.root / name).parent.mkdir(parents=True, exist_ok=True)
-                (incoming / name).replace(self.root / name)
+            for name in names:
+                if name != layout.MANIFEST:
+                    (self.root / name).parent.mkdir(parents=True, exist_ok=True)
+                    (incoming / name).replace(self.root / name)
             (incoming / layout.MANIFEST).replace(self.root / layout.MANIFEST)
             (self.root / layout.PLAN).unlink()
         except OSError as error:
@@ -135,11 +136,11 @@ class FolderTarget:
             return False
 
     @contextmanager
-    def _incomplete(self, names: set[str], incoming: Path) -> Iterator[None]:
+    def _incomplete(self, names: list[str], incoming: Path) -> Iterator[None]:
         """Put the plan there and the manifest aside, into the folder `incoming`; both are back if the block raises."""
         plan, manifest = self.root / layout.PLAN, self.root / layout.MANIFEST
         was_incomplete, aside = plan.exists(), incoming / f"{layout.MANIFEST}.earlier"
-        (incoming / layout.PLAN).write_text(json.dumps(sorted(names)))
+        (incoming / layout.PLAN).write_text(json.dumps(names))
         (incoming / layout.PLAN).replace(plan)
         try:
             with suppress(FileNotFoundError):

@@ -18,6 +18,7 @@ from pathlib import Path
 import av
 import numpy as np
 
+from lightly_pipeline.worker.memory import give_back
 from lightly_pipeline.worker.scan.cores import usable_cores
 from lightly_pipeline.worker.scan.decoder import Decoder
 from lightly_pipeline.worker.scan.encode import PictureEncoder, picture_encoder, small_encoder
@@ -47,8 +48,7 @@ class SecondDecode:
     """What a second decode of one scan, on all cores, is to give."""
 
     scan: VideoScan
-    picks: frozenset[int]
-    targets: Callable[[int], Path]
+    picks: Mapping[int, Path]
     small: Mapping[int, Path]
     on_progress: Callable[[int], None]
     stop: threading.Event = field(default_factory=threading.Event)
@@ -58,7 +58,12 @@ class SecondDecode:
         """How many decode and encode at a time."""
         return self.scan.settings.threads or usable_cores()
 
-    def images(self, wanted: list[int], source: ImageSource) -> None:
+    @property
+    def wanted(self) -> list[int]:
+        """The frames that are decoded, ascending."""
+        return sorted({*self.picks, *self.small})
+
+    def images(self, source: ImageSource) -> None:
         """Write images that were given as images."""
 
         def work(items: Iterator[int]) -> None:
@@ -70,11 +75,11 @@ class SecondDecode:
                     raise ScanError(f"{source.paths[index].name} cannot be read again: {error}.") from error
                 pictures.write(frame, index)
 
-        self._in_threads(iter(wanted), work)
+        self._in_threads(iter(self.wanted), work)
 
-    def video(self, wanted: list[int]) -> None:
+    def video(self) -> None:
         """Write frames of a video: the groups that hold them in parallel, from the start what that missed."""
-        left = set(wanted)
+        left = set(self.wanted)
         done: set[int] = set()
         # Before the file is opened for reading: memory never holds two of its indexes.
         decoders = [self._decoder() for _ in range(min(self.threads, len(left)))]
@@ -118,6 +123,7 @@ class SecondDecode:
             stream = video_stream(container)
             if stream is None:
                 return
+            give_back()  # twice its index is needed to open a file
             packets: list[Packet] = []
             group = 0
             last = max(members)
@@ -283,7 +289,7 @@ class _Pictures:
         if index in again.small:
             write_whole(self._small.encode(frame, rotation), again.small[index])
         if index in again.picks:
-            write_whole(self._encoder.encode(frame, rotation), again.targets(index))
+            write_whole(self._encoder.encode(frame, rotation), again.picks[index])
         again.on_progress(int(index in again.picks))
 
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
+import numpy as np
+
 from lightly_pipeline.worker.memory import give_back
 from lightly_pipeline.worker.scan.again import SecondDecode, write_whole
 from lightly_pipeline.worker.scan.images import ImageSource
@@ -33,35 +35,35 @@ def write_frames(
     on_progress is called with 1 for each pick, and 0 for another frame, in several threads; what it raises ends the
     writing.
     """
-    folders = {path.parent for path in small.values()}
-    for folder in folders:
-        folder.mkdir(parents=True, exist_ok=True)
-    missing: list[int] = []
-    for index in dict.fromkeys(int(pick) for pick in picks):
-        _check(scan, index)
-        target = targets(index)
+    wanted = np.unique(np.asarray(picks, dtype=np.int64))
+    for index in (*wanted[:1].tolist(), *wanted[-1:].tolist(), *small):
+        if not 0 <= index < len(scan.frames):
+            raise ScanError(f"{scan.path.name} has {len(scan.frames)} frames: there is no frame {index}.")
+    folders: set[Path] = set()
+
+    def made(target: Path) -> Path:
         if target.parent not in folders:
             target.parent.mkdir(parents=True, exist_ok=True)
             folders.add(target.parent)
-        kept = scan.pictures.read(index)
-        if kept is None:
-            missing.append(index)
-        else:
-            write_whole(kept, target)
-            on_progress(1)
-    for index in small:
-        _check(scan, index)
+        return target
+
+    missing = wanted[~np.isin(wanted, scan.kept)].tolist()
     if missing or small:
+        # First: a file takes much memory to open, and what is done beside this needs more and more.
         give_back()
-        again = SecondDecode(scan, frozenset(missing), targets, small, on_progress)
-        wanted = sorted({*missing, *small})
+        again = SecondDecode(
+            scan,
+            picks={index: made(targets(index)) for index in missing},
+            small={index: made(target) for index, target in small.items()},
+            on_progress=on_progress,
+        )
         if isinstance(scan.source, ImageSource):
-            again.images(wanted, scan.source)
+            again.images(scan.source)
         else:
-            again.video(wanted)
+            again.video()
         give_back()
-
-
-def _check(scan: VideoScan, index: int) -> None:
-    if not 0 <= index < len(scan.frames):
-        raise ScanError(f"{scan.path.name} has {len(scan.frames)} frames: there is no frame {index}.")
+    for index in wanted.tolist():
+        picture = scan.pictures.read(index)
+        if picture is not None:
+            write_whole(picture, made(targets(index)))
+            on_progress(1)

@@ -41,10 +41,11 @@ def balanced_in_stretches(
     on_progress: Callable[[int, int], None] = quietly,
     cancelled: Callable[[], bool] = never,
 ) -> Selection:
-    """Choose at most `budget` of the `rows` (int64 [n]) of `embeddings`, which may be mapped; as `select` otherwise.
+    """Choose at most `budget` of the `rows` (int64 [n], ascending) of `embeddings`, which may be mapped.
 
-    `sharpness` and `groups` have one value for each of `rows`, and so do the indices of the answer count in `rows`.
-    A distance is the one to the nearest earlier pick or pool vector, or that within the stretch where it is smaller.
+    As `select` otherwise. `sharpness` and `groups` have one value for each of `rows`, and so do the indices of the
+    answer count in `rows`. A distance is the one to the nearest earlier pick or pool vector, or that within the stretch
+    where it is smaller.
     """
     wanted = budget
     budget = min(wanted, len(rows))
@@ -115,11 +116,13 @@ class _Stretches:
         order = np.argsort(-their_distances, kind="stable")
         picks, distances = np.concatenate([picks, more[order]]), np.concatenate([distances, their_distances[order]])
         apart = max(self.min_distance, APART * float(np.median(gaps)) if gaps else 0.0)
-        every = np.arange(len(picks))
-        kept, nearest, _ = in_order(
-            self._vectors(picks), None, every, budget, apart, Watch(cancelled=self.watch.cancelled)
-        )
-        return picks[kept], np.minimum(nearest, distances[kept])
+        # By their rows, so that the vectors of all picks are in memory once.
+        watch = Watch(cancelled=self.watch.cancelled)
+        taken, nearest, _ = in_order(self.embeddings, None, self.rows[picks], budget, apart, watch)
+        kept = np.searchsorted(self.rows, taken)
+        within = np.empty(len(self.rows), np.float32)
+        within[picks] = distances
+        return kept, np.minimum(nearest, within[kept])
 
     def farthest(self, pool: Floats | None, picks: Indices, distances: Floats, budget: int) -> tuple[Indices, Floats]:
         """With further picks up to `budget`, each stretch on top of all before it."""
