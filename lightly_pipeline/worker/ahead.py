@@ -1,7 +1,8 @@
 """Loading what the end of a run needs while the scan decodes.
 
 Parquet's library and the compiled template of the report take a third of a second to load, as long as some hundred
-frames take to decode. libav leaves the interpreter alone meanwhile.
+frames take to decode, and on a new machine the selection's kernels have to be compiled. libav leaves the interpreter
+alone meanwhile.
 """
 
 import threading
@@ -12,6 +13,7 @@ from importlib import import_module
 from PIL import Image
 
 from lightly_pipeline.worker.report.page import report_template
+from lightly_pipeline.worker.select.compiled import kernels
 
 
 @contextmanager
@@ -22,7 +24,7 @@ def loading_ahead() -> Iterator[Callable[[], None]]:
     """
 
     def load() -> None:
-        for step in (lambda: import_module("pyarrow.parquet"), report_template, Image.preinit):
+        for step in (lambda: import_module("pyarrow.parquet"), report_template, Image.preinit, kernels):
             with suppress(Exception):
                 step()
 

@@ -1,10 +1,10 @@
-"""Addresses as typed pointers: what kernels are given and how they read it."""
+"""Addresses as typed pointers: what kernels are given and how they read it. Imports numba."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from numba import types
+from numba import cfunc, njit, types
 from numba.extending import intrinsic
 
 _PARAMETERS = types.CPointer(types.int64)
@@ -31,3 +31,31 @@ u64 = _pointer_to(types.uint64)
 i64 = _pointer_to(types.int64)
 f32 = _pointer_to(types.float32)
 f64 = _pointer_to(types.float64)
+
+#: Decorates a kernel: a function of the address of its int64 parameters that returns an integer. It must neither raise
+#: nor allocate: nothing of numba is there when it runs.
+kernel = cfunc(SIGNATURE, nopython=True, error_model="numpy", _nrt=False)
+#: Decorates what kernels call.
+compiled = njit(error_model="numpy", _nrt=False)
+
+
+@intrinsic
+def fraction(typing_context: Any, number: Any) -> Any:
+    """The float64 whose bits a number of the block is."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], context.get_value_type(types.float64))
+
+    return types.float64(types.int64), code
+
+
+@intrinsic
+def root(typing_context: Any, number: Any) -> Any:
+    """The square root as the processor takes it: NumPy's needs the C library's."""
+    if not isinstance(number, types.Float):
+        return None
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.call(builder.module.declare_intrinsic("llvm.sqrt", [arguments[0].type]), arguments)
+
+    return number(number), code

@@ -1,10 +1,4 @@
-"""Loading the compiled kernels without importing their compiler.
-
-Importing numba takes longer than decoding a short clip. So the kernels (in `kernels`) are compiled once
-per installation and kind of processor to machine code, kept beside Python's own compiled files (or, where that
-folder is not ours to write, in the user's cache), and afterwards loaded by llvmlite alone, which takes some
-milliseconds. Calls go through ctypes, which releases the GIL.
-"""
+"""Kernels as machine code: compiled once, kept, and loaded without their compiler ever after."""
 
 from __future__ import annotations
 
@@ -24,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import llvmlite.binding as llvm
+import numpy as np
 
-_SOURCES = Path(__file__).with_name("kernels")
-_MODULE = "lightly_pipeline.worker.scan.kernels"
+from lightly_pipeline.worker.machine_code.parameters import Parameter, flat
+
 _lock = threading.Lock()
 _C = ctypes.CDLL(None)
 _C_LIBRARY = ("memset", "memcpy", "memmove")
@@ -36,16 +31,28 @@ Machine = tuple[dict[str, str], list[str], list[bytes]]
 
 @dataclass(frozen=True)
 class Kernels:
-    """The compiled functions of `kernels`; each takes the address of its int64 parameters."""
+    """The compiled functions of a package; each takes the address of its int64 parameters."""
 
     functions: Mapping[str, Callable[[int], int]]
     #: Keeps the machine code alive.
     engine: Any
 
+    def call(self, name: str, *values: Parameter) -> int:
+        """Call a kernel made by `addresses.kernel`; arrays are written to where the kernel does so."""
+        block = np.array(flat(values), dtype=np.int64)
+        return self.functions[name](block.ctypes.data)
 
-def cache_folders() -> list[Path]:
+
+def _folder(package: str) -> Path:
+    spec = find_spec(package)
+    if spec is None or spec.origin is None:
+        raise ImportError(f"The worker needs {package}: install lightly-pipeline[worker].")
+    return Path(spec.origin).parent
+
+
+def _cache_folders(package: str) -> list[Path]:
     """Where machine code may be kept, best first: `__pycache__`, the user's cache, a private folder in temp."""
-    folders = [Path(cache_from_source(str(_SOURCES / "__init__.py"))).parent]
+    folders = [Path(cache_from_source(str(_folder(package) / "__init__.py"))).parent]
     base = os.environ.get("XDG_CACHE_HOME") or (
         os.path.join(os.environ["HOME"], ".cache") if os.environ.get("HOME") else ""
     )
@@ -56,18 +63,13 @@ def cache_folders() -> list[Path]:
     return folders
 
 
-def _version_file(package: str) -> Path:
-    """Where a package says which version it is; its metadata would take ten times as long to read."""
-    spec = find_spec(package)
-    if spec is None or spec.origin is None:
-        raise ImportError(f"The worker needs {package}: install lightly-pipeline[worker].")
-    return Path(spec.origin).with_name("_version.py")
-
-
-def _key() -> str:
+def _key(package: str) -> str:
+    sources = [*sorted(Path(__file__).parent.glob("*.py")), *sorted(_folder(package).glob("*.py"))]
+    # The compilers' metadata would take ten times as long to read.
+    versions = [_folder(compiler) / "_version.py" for compiler in ("numba", "llvmlite")]
     parts = [
-        *(path.read_bytes().hex() for path in (Path(__file__), *sorted(_SOURCES.glob("*.py")))),
-        *(path.read_bytes().hex() for path in (_version_file("numba"), _version_file("llvmlite"))),
+        package,
+        *(path.read_bytes().hex() for path in (*sources, *versions)),
         llvm.get_host_cpu_name(),
         llvm.get_host_cpu_features().flatten(),
         llvm.get_process_triple(),
@@ -122,8 +124,8 @@ def _write(file: Path, symbols: dict[str, str], externals: list[str], objects: l
     return True
 
 
-def _compile() -> Machine:
-    module = importlib.import_module(_MODULE)
+def _compile(package: str) -> Machine:
+    module = importlib.import_module(f"{package}.table")
     machine = _target_machine()
     symbols, objects, externals = {}, [], set()
     for name, function in module.KERNELS.items():
@@ -163,16 +165,16 @@ def _target_machine() -> Any:
 
 
 @cache
-def _load() -> Kernels:
-    name = f"kernels-{_key()}.bin"
+def _load(package: str) -> Kernels:
+    name = f"kernels-{_key(package)}.bin"
     found = None
-    for folder in cache_folders():
+    for folder in _cache_folders(package):
         found = _read(folder / name)
         if found:
             break
     if not found:
-        found = _compile()
-        any(_write(folder / name, *found) for folder in cache_folders())
+        found = _compile(package)
+        any(_write(folder / name, *found) for folder in _cache_folders(package))
     symbols, externals, objects = found
     _resolve(externals)
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _target_machine())
@@ -184,7 +186,10 @@ def _load() -> Kernels:
     return Kernels(functions=functions, engine=engine)
 
 
-def kernels() -> Kernels:
-    """The compiled kernels, from the cache or compiled now (some seconds, once per machine and version)."""
+def kernels_of(package: str) -> Kernels:
+    """The kernels in the `KERNELS` of a package's module `table`, from the cache or compiled now.
+
+    Compiling takes some seconds, once per machine and version. What the code depends on has to lie in the package.
+    """
     with _lock:
-        return _load()
+        return _load(package)

@@ -21,7 +21,7 @@ from lightly_pipeline.worker.select.distance import (
     squared_distances,
 )
 from lightly_pipeline.worker.select.in_order import in_order
-from lightly_pipeline.worker.select.medians_small import ROWS, medians_small
+from lightly_pipeline.worker.select.medians import medians
 from lightly_pipeline.worker.select.selection import Floats, Indices, StoppedBy, Watch
 
 #: Share of the budget for representatives: with more, pure k-center's redundancy is left behind; with less, the mean
@@ -97,7 +97,7 @@ def representatives(
     """
     if count <= 0:
         return np.empty(0, dtype=np.int64)
-    found = _medians(points, count + count // 2 + 1, groups, to_pool, watch)
+    found = medians(points, count + count // 2 + 1, groups, to_pool, watch)
     shots = shot_numbers(points, groups)
     covered = np.zeros(shots[-1] + 1, dtype=bool)
     covered[shots[found[:count]]] = True
@@ -107,17 +107,6 @@ def representatives(
     if to_pool is not None:
         middles = middles[to_pool[middles] > gap]
     return np.concatenate([middles[: count // 2], found])
-
-
-def _medians(
-    points: Floats, count: int, groups: NDArray[np.integer] | None, to_pool: Floats | None, watch: Watch
-) -> Indices:
-    if len(points) <= ROWS:
-        return medians_small(points, count, groups, to_pool, watch)
-    # Importing the compiler is not free: only where it pays.
-    from lightly_pipeline.worker.select.medians import medians
-
-    return medians(points, count, groups, to_pool, watch)
 
 
 def shot_numbers(points: Floats, groups: NDArray[np.integer] | None) -> Indices:

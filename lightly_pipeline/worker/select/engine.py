@@ -1,9 +1,9 @@
 """Which engine does a greedy k-center. All give the same picks; they differ in what they are fast at.
 
-- numpy: brute force through BLAS; nothing to compile, best up to some 20,000 rows.
-- numba: exact pruning in compiled code, for more.
+- numba: exact pruning in compiled code.
+- numpy: brute force through BLAS; it alone weighs rows.
 - mundig: Lightly's own, as the reference.
-- auto: numpy while that takes less than about a second, else numba.
+- auto: numba, and numpy for weights.
 """
 
 from __future__ import annotations
@@ -15,13 +15,11 @@ from numpy.typing import NDArray
 
 from lightly_pipeline.worker.select.brute_force import brute_force
 from lightly_pipeline.worker.select.mundig import mundig
+from lightly_pipeline.worker.select.pruned import pruned
 from lightly_pipeline.worker.select.selection import Floats, Indices, SelectionError, StoppedBy, Watch
 
 ENGINES = ("auto", "numba", "numpy", "mundig")
 KCenter = Callable[[Floats, "Floats | None", int, float, Watch], tuple[Indices, Floats, StoppedBy]]
-
-# Row visits (rows x picks) that BLAS does in about a second.
-_SMALL = 60_000_000
 
 
 def k_center(engine: str, notes: list[str], weights: NDArray[np.floating] | None = None) -> KCenter:
@@ -35,19 +33,4 @@ def k_center(engine: str, notes: list[str], weights: NDArray[np.floating] | None
         return brute_force
     if engine == "mundig":
         return mundig
-    if engine == "numba":
-        from lightly_pipeline.worker.select.pruned import pruned
-
-        return pruned
-    return _automatic
-
-
-def _automatic(
-    points: Floats, pool: Floats | None, budget: int, min_distance: float, watch: Watch
-) -> tuple[Indices, Floats, StoppedBy]:
-    if len(points) * (budget + (0 if pool is None else len(pool) / 8)) <= _SMALL:
-        return brute_force(points, pool, budget, min_distance, watch)
-    # Importing the compiler takes longer than most selections.
-    from lightly_pipeline.worker.select.pruned import pruned
-
-    return pruned(points, pool, budget, min_distance, watch)
+    return pruned

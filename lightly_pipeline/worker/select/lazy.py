@@ -14,101 +14,17 @@ Distances are those of `distance.py`; BLAS only tells which of them to compute.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
-from lightly_pipeline.worker.select.balls import Balls, Ints, farthest, lower
-from lightly_pipeline.worker.select.compiled import squared_distance
+from lightly_pipeline.worker.machine_code import flat
+from lightly_pipeline.worker.select.compiled import kernels
 from lightly_pipeline.worker.select.distance import blas_error, squared_norms
-from lightly_pipeline.worker.select.selection import Floats, Watch
+from lightly_pipeline.worker.select.kernels.layout import UNFINISHED, Balls, Floats, Ints
+from lightly_pipeline.worker.select.selection import Watch
 
-# What a round returns
-UNFINISHED, ENOUGH, TOO_NEAR, EXHAUSTED = range(4)
 _ROUND = 256  # centres in a round at most
 # A block of a matrix product: at most 256 balls, and no more than make 4 MB. It has all centres in one, because the
 # nearest has to come first.
 _BALLS, _PRODUCTS = 256, 1 << 20
-
-_jit = njit(cache=True, nogil=True, no_cfunc_wrapper=True)
-
-
-@_jit
-def _settle(
-    tree: Balls, balls: Ints, met: Ints, products: Floats, best: Ints, columns: Ints, norms: Floats, margin: float,
-    centres: Floats,
-) -> None:  # fmt: skip
-    """Lower the distances in `balls` to the centres `columns` that each has not met.
-
-    `products` are the balls' dot products with these centres, less half the squared norm of the centre; `best` the
-    column of each ball's largest; `norms` half the squared norms of the balls' middles.
-    """
-    half = np.float32(0.5)
-    for i in range(len(balls)):
-        ball = balls[i]
-        limit = norms[i] - (tree.balls.reach2[ball] + margin) * half
-        if products[i, best[i]] <= limit:
-            continue
-        for turn in range(-1, len(columns)):
-            j = best[i] if turn < 0 else turn
-            if products[i, j] > limit and columns[j] >= met[ball] and lower(tree, ball, centres, columns[j]):
-                limit = norms[i] - (tree.balls.reach2[ball] + margin) * half
-
-
-@_jit
-def _settle_pool(
-    tree: Balls, balls: Ints, products: Floats, best: Ints, pool: Balls, norms: Floats, margin: float
-) -> None:
-    """The same for the leaves of the pool, one a column of `products`."""
-    half = np.float32(0.50001)
-    for i in range(len(balls)):
-        ball = balls[i]
-        if tree.balls.reach2[ball] <= 0:
-            continue
-        near = np.sqrt(tree.balls.reach2[ball])
-        for turn in range(-1, products.shape[1]):
-            leaf = best[i] if turn < 0 else turn
-            reach = near + pool.leaves.radius[leaf]
-            if norms[i] - products[i, leaf] - margin >= reach * reach * half:
-                continue
-            for position in range(pool.leaves.begin[leaf], pool.leaves.begin[leaf + 1]):
-                row = pool.order[position]
-                d2 = squared_distance(tree.balls.middle, ball, pool.points, row)
-                if d2 < tree.balls.reach2[ball] and lower(tree, ball, pool.points, row):
-                    near = np.sqrt(max(tree.balls.reach2[ball], np.float32(0)))
-
-
-@_jit
-def _round(
-    tree: Balls, balls: Ints, near: Floats, centres: Floats, tally: Ints, picks: Ints, squared: Floats, budget: int,
-    threshold: float, min_distance: float, most: int,
-) -> int:  # fmt: skip
-    """Pick among the rows of `balls`, whose middles are `near`, until the farthest is not above `threshold`.
-
-    tally: [centres, picks]. UNFINISHED when the round is over.
-    """
-    last = tally[0] + most
-    while tally[1] < budget:
-        if tally[0] == last:
-            return UNFINISHED
-        far = farthest(tree.balls, balls, 0, len(balls))
-        d2 = tree.balls.far_d2[far]
-        if d2 <= threshold:
-            return UNFINISHED
-        if d2 <= 0:
-            return EXHAUSTED
-        if np.sqrt(d2) < min_distance:
-            return TOO_NEAR
-        row = tree.balls.far[far]
-        centre = tally[0]
-        for k in range(centres.shape[1]):
-            centres[centre, k] = tree.points[row, k]
-        picks[tally[1]] = row
-        squared[tally[1]] = d2
-        tally[1] += 1
-        tally[0] = centre + 1
-        for i in range(len(balls)):
-            if squared_distance(near, i, centres, centre) < tree.balls.reach2[balls[i]]:
-                lower(tree, balls[i], centres, centre)
-    return ENOUGH
 
 
 class Rounds:
@@ -118,6 +34,8 @@ class Rounds:
         """Without a pool row 0 is the first pick; with one, its row 0 is the first centre."""
         n, dimensions = tree.points.shape
         self.tree, self.pool = tree, pool
+        self._call = kernels().call
+        self._tree, self._pool = flat([tree]), flat([] if pool is None else [pool])
         self.middles = tree.balls.middle
         count = len(self.middles)
         self.norms = squared_norms(self.middles) / 2
@@ -154,9 +72,9 @@ class Rounds:
             if len(columns):
                 products = vectors @ self.centres[columns].T
                 products -= self.centre_norms[columns]
-                _settle(
-                    self.tree, part, self.met, products, products.argmax(axis=1), columns, self.norms[part],
-                    self.margin, self.centres,
+                self._call(
+                    "settle", self._tree, part, len(part), self.met, products, products.argmax(axis=1), columns,
+                    len(columns), self.norms[part], self.margin, self.centres,
                 )  # fmt: skip
             self.met[part] = now
             watch.beat(0, 0)
@@ -172,7 +90,10 @@ class Rounds:
             products = self.middles[part] @ self.pool.leaves.middle.T
             products -= self.pool_norms
             best = products.argmax(axis=1)
-            _settle_pool(self.tree, part, products, best, self.pool, self.norms[part], self.margin)
+            self._call(
+                "settle_pool", self._tree, self._pool, part, len(part), products, best, products.shape[1],
+                self.norms[part], self.margin,
+            )  # fmt: skip
             watch.beat(0, 0)
         self.met_pool[new] = True
 
@@ -207,16 +128,16 @@ class Rounds:
             balls = balls[far_d2[balls] > threshold]
             if not len(balls):
                 continue
-            code = _round(
-                self.tree, balls, self.middles[balls], self.centres, self.tally, picks, squared, budget,
-                np.float32(threshold), np.float32(min_distance), _ROUND,
+            code = self._call(
+                "pick", self._tree, balls, len(balls), self.middles[balls], self.centres, self.tally, picks, squared,
+                budget, np.float32(threshold), np.float32(min_distance), _ROUND,
             )  # fmt: skip
             now = int(self.tally[0])
             self._count(before, now)
             self.met[balls] = now
             watch.beat(int(self.tally[1]), budget)
             if code != UNFINISHED:
-                return int(code)
+                return code
             # A round should neither end early nor carry balls that it does not need.
             if now - before < _ROUND // 16:
                 self._active = min(max(self._fewest, len(self.met) // 8), self._active * 2)

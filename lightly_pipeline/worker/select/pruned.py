@@ -8,27 +8,22 @@ from __future__ import annotations
 
 import numpy as np
 
-from lightly_pipeline.worker.select import lazy
 from lightly_pipeline.worker.select.balls import build
-from lightly_pipeline.worker.select.compiled import plain
 from lightly_pipeline.worker.select.distance import relative_error
+from lightly_pipeline.worker.select.kernels.layout import ENOUGH, EXHAUSTED, TOO_NEAR
+from lightly_pipeline.worker.select.lazy import Rounds
 from lightly_pipeline.worker.select.selection import Floats, Indices, StoppedBy, Watch
 
-_REASONS: dict[int, StoppedBy] = {
-    lazy.ENOUGH: "budget",
-    lazy.TOO_NEAR: "min_distance",
-    lazy.EXHAUSTED: "exhausted",
-}
+_REASONS: dict[int, StoppedBy] = {ENOUGH: "budget", TOO_NEAR: "min_distance", EXHAUSTED: "exhausted"}
 
 
 def pruned(
     points: Floats, pool: Floats | None, budget: int, min_distance: float, watch: Watch
 ) -> tuple[Indices, Floats, StoppedBy]:
     """Picks, distances and why it stopped: exactly those of `brute_force`."""
-    points = plain(points)
     margin = 4 * relative_error(points.shape[1]) + 1e-6
-    known = None if pool is None or not len(pool) else build(plain(pool), margin, watch, join=False)
-    rounds = lazy.Rounds(build(points, margin, watch), known, budget)
+    known = None if pool is None or not len(pool) else build(pool, margin, watch, join=False)
+    rounds = Rounds(build(points, margin, watch), known, budget)
     picks = np.empty(budget, dtype=np.int64)
     squared = np.empty(budget, dtype=np.float32)
     code = rounds.run(picks, squared, budget, min_distance, watch)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lightly_pipeline.worker.machine_code import loading
 from lightly_pipeline.worker.scan import NeuralEmbedder, ScanError, ScanSettings, scan_images, scan_video
-from lightly_pipeline.worker.scan import compiled as compiled_module
 from lightly_pipeline.worker.scan.descriptor import BUILT_IN, projection
 from lightly_pipeline.worker.scan.measure import Meter
 from lightly_pipeline_tests.worker.scan.clips import picture, render, written
@@ -97,9 +97,9 @@ def test_machine_code_is_made_once_and_then_loaded_without_the_compiler(tmp_path
     ]
     assert outputs == ["True", "False"]
     (file,) = (tmp_path / "cache").rglob("kernels-*.bin")
-    assert compiled_module._read(file) is not None
+    assert loading._read(file) is not None
     file.write_bytes(file.read_bytes()[:-100])
-    assert compiled_module._read(file) is None, "a torn file must be made again, not run"
+    assert loading._read(file) is None, "a torn file must be made again, not run"
 
 
 def test_a_cache_that_others_can_write_to_is_not_loaded_from(tmp_path):
@@ -107,12 +107,12 @@ def test_a_cache_that_others_can_write_to_is_not_loaded_from(tmp_path):
     folder.mkdir()
     folder.chmod(0o777)
     file = folder / "kernels.bin"
-    assert not compiled_module._write(file, {}, [], [])
+    assert not loading._write(file, {}, [], [])
     folder.chmod(0o700)
-    assert compiled_module._write(file, {"a": "b"}, ["c"], [b"code"])
-    assert compiled_module._read(file) == ({"a": "b"}, ["c"], [b"code"])
+    assert loading._write(file, {"a": "b"}, ["c"], [b"code"])
+    assert loading._read(file) == ({"a": "b"}, ["c"], [b"code"])
     folder.chmod(0o777)
-    assert compiled_module._read(file) is None
+    assert loading._read(file) is None
 
 
 def test_a_model_given_by_path_makes_the_embeddings(tmp_path, model):

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import cfunc, njit
 
-from lightly_pipeline.worker.scan.kernels.addresses import SIGNATURE, f32, f64, i64, u8, u16, u32, u64
+from lightly_pipeline.worker.machine_code.addresses import compiled, f32, f64, i64, kernel, u8, u16, u32, u64
 
 _PRIME_1 = np.uint64(0x9E3779B185EBCA87)
 _PRIME_2 = np.uint64(0xC2B2AE3D27D4EB4F)
@@ -17,7 +16,7 @@ _29 = np.uint64(29)
 _SEGMENT = 1024  # words that share one run through the key table
 
 
-@njit(error_model="numpy")
+@compiled
 def _hash_rows(plane: int, stride: int, row_bytes: int, rows: int, keys: int, state: int, first: int) -> int:
     """Fold `rows` rows of `row_bytes` bytes into the 128-bit state; return how many rows are one value.
 
@@ -76,7 +75,7 @@ def _hash_rows(plane: int, stride: int, row_bytes: int, rows: int, keys: int, st
 
 
 def _block_means(pointer: Any, sum_pointer: Any) -> Any:
-    @njit(error_model="numpy")
+    @compiled
     def means(
         plane: int,
         stride: int,
@@ -125,7 +124,7 @@ def _block_means(pointer: Any, sum_pointer: Any) -> Any:
 
 
 def _gradient(pointer: Any, integer: Any) -> Any:
-    @njit(error_model="numpy")
+    @compiled
     def energy(plane: int, stride: int, width: int, top: int, bottom: int, step: int) -> int:
         """Sum of squared differences to the right and lower neighbour, on every `step`-th row before `bottom`."""
         total = 0
@@ -152,7 +151,7 @@ _energy8 = _gradient(u8, np.int32)
 _energy16 = _gradient(u16, np.int64)
 
 
-@njit(error_model="numpy")
+@compiled
 def _describe(luma: int, chroma: int, signs: int, rows: int, out: int, workspace: int) -> None:
     """Describe luma f32[64*64] and chroma f32[2*32*32] as a unit vector f32[128]; see `descriptor`."""
     y = f32(luma)
@@ -262,7 +261,7 @@ def _describe(luma: int, chroma: int, signs: int, rows: int, out: int, workspace
         target[i] *= norm
 
 
-@cfunc(SIGNATURE, nopython=True, error_model="numpy")
+@kernel
 def describe(parameters: Any) -> int:
     """[0] luma f32[64*64]; [1] chroma f32[2*32*32]; [2] signs f32[512]; [3] rows i64[128]; [4] out f32[128];
     [5] workspace f32[512 + 2*4096].
@@ -271,7 +270,7 @@ def describe(parameters: Any) -> int:
     return 0
 
 
-@njit(error_model="numpy")
+@compiled
 def _gray_rows(plane: int, stride: int, width: int, rows: int, sample: int, gray: int) -> int:
     """How many rows, from the lowest upwards, are nothing but the value `gray`."""
     y = rows - 1
@@ -291,7 +290,7 @@ def _gray_rows(plane: int, stride: int, width: int, rows: int, sample: int, gray
 
 
 def _measure(means: Any, energy: Any, sample: int) -> Any:
-    @cfunc(SIGNATURE, nopython=True, error_model="numpy")
+    @kernel
     def measure(parameters: Any) -> int:
         """Hash, block means, sharpness of one planar frame.
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import cfunc, njit
 
-from lightly_pipeline.worker.scan.kernels.addresses import SIGNATURE, i64, u8, u16, u32, u64
+from lightly_pipeline.worker.machine_code.addresses import compiled, i64, kernel, u8, u16, u32, u64
 
 
-@njit(error_model="numpy")
+@compiled
 def _filter_row(row: int, above: int, octets: int, out: int) -> None:
     """PNG filter 2 (up): each byte less the one above it."""
     x = u8(row)
@@ -20,7 +19,7 @@ def _filter_row(row: int, above: int, octets: int, out: int) -> None:
         o[i] = x[i] - b[i]
 
 
-@cfunc(SIGNATURE, nopython=True, error_model="numpy")
+@kernel
 def png_histogram(parameters: Any) -> int:
     """Count filtered bytes on every eighth row.
 
@@ -39,7 +38,7 @@ def png_histogram(parameters: Any) -> int:
     return 0
 
 
-@cfunc(SIGNATURE, nopython=True, error_model="numpy")
+@kernel
 def huffman_lengths(parameters: Any) -> int:
     """Lengths of a Huffman code, 0 for symbols that do not occur, none above a limit.
 
@@ -104,7 +103,7 @@ def huffman_lengths(parameters: Any) -> int:
         rare = rare * 2 + 1
 
 
-@cfunc(SIGNATURE, nopython=True, error_model="numpy")
+@kernel
 def huffman_codes(parameters: Any) -> int:
     """Canonical codes (RFC 1951 3.2.2) with their bits in the order in which deflate sends them.
 
@@ -142,7 +141,7 @@ def huffman_codes(parameters: Any) -> int:
     return 0
 
 
-@cfunc(SIGNATURE, nopython=True, error_model="numpy")
+@kernel
 def png_deflate(parameters: Any) -> int:
     """Filter the rows and append them to a deflate block; return the number of bytes in the output.
 
@@ -250,7 +249,7 @@ def png_deflate(parameters: Any) -> int:
     return int(at - parameters[8])
 
 
-@cfunc(SIGNATURE, nopython=True, error_model="numpy")
+@kernel
 def to_full_range(parameters: Any) -> int:
     """Convert 8-bit planar YUV to the full-range BT.601 of JPEG, at the same chroma subsampling.
 

@@ -1,4 +1,4 @@
-"""The defined arithmetic of `distance.py` as compiled code: one 16-wide vector accumulator, no fused multiply-add.
+"""The defined arithmetic of `select.distance` as compiled code: one 16-wide vector accumulator, no fused multiply-add.
 
 Written as LLVM vector instructions rather than as a loop that a compiler might or might not vectorise, so that the
 order of additions is fixed and the result is the same bit for bit on every machine (narrower vector units do the
@@ -9,13 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
-
-from lightly_pipeline.worker.select.selection import Floats
 
 LANES = 16
 _FLOAT = ir.FloatType()
@@ -23,24 +20,17 @@ _VECTOR = ir.VectorType(_FLOAT, LANES)
 
 
 @intrinsic
-def squared_distance(typing_context: Any, a: Any, i: Any, b: Any, j: Any) -> Any:
-    """Squared distance of row `i` of `a` to row `j` of `b`: C-contiguous float32 arrays of equal width."""
-    for array in (a, b):
-        if not (
-            isinstance(array, types.Array) and array.ndim == 2 and array.layout == "C" and array.dtype == types.float32
-        ):
-            return None
-    return types.float32(a, types.intp, b, types.intp), _generate
+def squared_distance(typing_context: Any, a: Any, i: Any, b: Any, j: Any, width: Any) -> Any:
+    """Squared distance of row `i` of `a` to row `j` of `b`: float32 [n, width], in one piece, by their addresses."""
+    rows = types.CPointer(types.float32)
+    return types.float32(rows, types.intp, rows, types.intp, types.intp), _generate
 
 
 def _generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-    a_type, _, b_type, _ = signature.args
-    a = context.make_array(a_type)(context, builder, arguments[0])
-    b = context.make_array(b_type)(context, builder, arguments[2])
-    width = builder.extract_value(a.shape, 1)
+    a, i, b, j, width = arguments
     lanes = ir.Constant(width.type, LANES)
-    row_a = builder.gep(a.data, [builder.mul(arguments[1], width)])
-    row_b = builder.gep(b.data, [builder.mul(arguments[3], width)])
+    row_a = builder.gep(a, [builder.mul(i, width)])
+    row_b = builder.gep(b, [builder.mul(j, width)])
     sums = cgutils.alloca_once_value(builder, ir.Constant(_VECTOR, [0.0] * LANES))
 
     def add(difference: Any) -> None:
@@ -81,23 +71,3 @@ def _part(builder: Any, vector: Any, start: int, count: int) -> Any:
     """Lanes start … start + count - 1 of `vector`."""
     lanes = ir.Constant(ir.VectorType(ir.IntType(32), count), list(range(start, start + count)))
     return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), lanes)
-
-
-def plain(rows: Floats) -> Floats:
-    """The same memory as an ordinary writable array: compiled code is then made once, not per kind of array.
-
-    Nothing is written to it, so that rows may be mapped from a file that is open for reading only.
-    """
-    rows = np.ascontiguousarray(rows, dtype=np.float32)
-    if not len(rows):
-        return np.empty(rows.shape, dtype=np.float32)
-    return np.asarray(_Memory(rows))
-
-
-class _Memory:
-    """The array interface of `rows`, without its read-only flag; keeps `rows` alive."""
-
-    def __init__(self, rows: Floats) -> None:
-        self.rows = rows
-        interface = rows.__array_interface__
-        self.__array_interface__ = {**interface, "data": (interface["data"][0], False)}

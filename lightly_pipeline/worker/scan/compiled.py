@@ -1,0 +1,8 @@
+"""The scan's kernels as machine code."""
+
+from lightly_pipeline.worker.machine_code import Kernels, kernels_of
+
+
+def kernels() -> Kernels:
+    """Those of `scan.kernels`."""
+    return kernels_of("lightly_pipeline.worker.scan.kernels")
