@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.exit(0)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _end_before_the_run)
-    sys.exit(run(given))
+    _leave(run(given))
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -182,6 +182,14 @@ def _run_until_signal(worker: threading.Thread, progress: "Progress") -> None:
         # What is left is to tell the result: nothing has to be answered any more.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
+
+
+def _leave(code: int) -> NoReturn:
+    """End at once: nothing is left to be done, and taking the interpreter apart takes 50 ms."""
+    logging.shutdown()
+    with suppress(BrokenPipeError):
+        sys.stdout.flush()
+    os._exit(code)
 
 
 def _end_now(interrupted: Interrupted) -> NoReturn:

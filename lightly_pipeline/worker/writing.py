@@ -1,6 +1,5 @@
 """Writing the selected frames, and small pictures of them, from the scans that found them."""
 
-import io
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -70,8 +69,8 @@ class Writer:
             part, index = self.table.locate(row)
             try:
                 kept = self.table.scanned[part].scan.pictures.read_small(index)
-                return thumbnail(files[row] if kept is None else io.BytesIO(kept))
-            except OSError as error:
+                return thumbnail(files[row].read_bytes() if kept is None else kept)
+            except (OSError, ValueError) as error:
                 raise StorageError(
                     f"The picture of {self.table.name(row)} cannot be read again: {error}. Start the run again."
                 ) from error

@@ -2,10 +2,9 @@
 
 import io
 from collections.abc import Sequence
-from pathlib import Path
-from typing import IO
 
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -24,12 +23,14 @@ def spread(rows: NDArray[np.int64], count: int) -> list[int]:
     return [int(rows[round(i * step)]) for i in range(count)]
 
 
-def thumbnail(file: Path | IO[bytes], box: tuple[int, int] = _BOX) -> Image.Image:
-    """A picture file, scaled down to fit the box."""
-    with Image.open(file) as picture:
-        # JPEG files are decoded at an eighth of their size where that is enough.
-        picture.draft("RGB", (box[0] * 2, box[1] * 2))
-        small: Image.Image = picture.convert("RGB")
+def thumbnail(content: bytes, box: tuple[int, int] = _BOX) -> Image.Image:
+    """A picture file of these bytes, scaled down to fit the box."""
+    if simplejpeg.is_jpeg(content):
+        # Decoded at an eighth of its size where that is enough, in half of Pillow's time.
+        small = Image.fromarray(simplejpeg.decode_jpeg(content, min_width=box[0], min_height=box[1], min_factor=1))
+    else:
+        with Image.open(io.BytesIO(content)) as picture:
+            small = picture.convert("RGB")
     small.thumbnail(box, Image.Resampling.BOX, reducing_gap=1.0)
     return small
 
