@@ -10,6 +10,10 @@ import av
 from lightly_pipeline.worker.scan.packets import Packet, open_container, video_stream
 
 _OPENING = threading.Lock()
+_CAREFUL = "crccheck+bitstream+buffer+careful+compliant+aggressive"
+# Decoders that otherwise keep a damaged slice, or a hash that does not fit, to themselves. They give the picture all
+# the same, where h264's would withhold it and tells by flags.
+_EXPLODES = ("hevc",)
 
 
 class Decoder:
@@ -28,7 +32,7 @@ class Decoder:
             self.context = stream.codec_context
         self.context.thread_count = threads
         self.context.thread_type = "FRAME" if threads > 1 else "NONE"
-        self.context.options = {"err_detect": "crccheck+bitstream+buffer+careful+compliant+aggressive"}
+        self.context.options = {"err_detect": _CAREFUL + ("+explode" if self.context.name in _EXPLODES else "")}
         self.context.flags |= av.codec.context.Flags.output_corrupt
         self._prime = prime
         self._used = False

@@ -256,6 +256,30 @@ def test_h264_pictures_predicted_from_a_lost_one_are_corrupt(tmp_path):
     assert changed >= 20
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_every_changed_picture_is_found_where_an_hevc_encoder_left_hashes(tmp_path, seed):
+    """The decoder tells of them, and of slices that do not decode, only as an error of the packet."""
+    options = {"preset": "ultrafast", "x265-params": "hash=1:keyint=30:log-level=error"}
+    clip = render(tmp_path / "a.mp4", 60, codec="libx265", options=options)
+    clean = scan_video(clip, scratch=tmp_path, settings=EXACT)
+    assert clean.frames["ok"].all()
+    assert not clean.problems
+    with av.open(str(clip)) as container:
+        sizes = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+    rng = random.Random(seed)
+    begin, size = sizes[rng.randrange(len(sizes))]
+    content = bytearray(clip.read_bytes())
+    for _ in range(4):
+        content[begin + rng.randrange(size // 4, size)] ^= 1 << rng.randrange(8)
+    (tmp_path / "b.mp4").write_bytes(content)
+    scan = scan_video(tmp_path / "b.mp4", scratch=tmp_path, settings=EXACT)
+    assert scan.problems
+    told, true = times_and_hashes(scan), times_and_hashes(clean)
+    good = {int(pts) for pts, ok in zip(scan.frames["pts"], scan.frames["ok"], strict=True) if ok}
+    assert good
+    assert all(told[pts] == true[pts] for pts in good)
+
+
 def test_pictures_that_a_camera_skipped_are_not_missed(tmp_path):
     """A hole in time is no damage to the pictures after it when none was encoded for it."""
     times = [*range(40), *range(52, 102)]
