@@ -23,4 +23,6 @@ systemctl enable --now lightly-watchdog.timer
 
 [ -x /opt/lightly/bin/python ] || python3 -m venv /opt/lightly
 /opt/lightly/bin/pip install --quiet --upgrade "${LIGHTLY_PACKAGE:-lightly-pipeline[worker]}"
+# Compiles what is compiled once per machine, too, so that the first job need not wait for it.
+/opt/lightly/bin/lightly-worker sanity_check=True >/dev/null
 echo "installed: $run_script, $(/opt/lightly/bin/lightly-worker --version), lightly-watchdog.timer"

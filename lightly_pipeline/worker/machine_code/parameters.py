@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 #: Arrays (contiguous, of the kind that the kernel reads), tuples of parameters, and numbers.
 Parameter: TypeAlias = "NDArray[Any] | tuple[Any, ...] | int | float"
 
-_READ = frozenset(np.dtype(kind).char for kind in (np.uint8, np.int64, np.float32, np.float64))
+_READ = frozenset(np.dtype(kind) for kind in (np.uint8, np.int64, np.float32, np.float64))
 
 
 def flat(values: Iterable[Parameter]) -> tuple[int, ...]:
@@ -24,7 +24,7 @@ def flat(values: Iterable[Parameter]) -> tuple[int, ...]:
     numbers: list[int] = []
     for value in values:
         if isinstance(value, np.ndarray):
-            if value.dtype.char not in _READ:
+            if value.dtype not in _READ:
                 raise TypeError(f"A kernel reads bytes, int64, float32 and float64, not {value.dtype}.")
             if not value.flags.c_contiguous:
                 raise ValueError(f"A kernel needs rows in one piece, not an array with the strides {value.strides}.")

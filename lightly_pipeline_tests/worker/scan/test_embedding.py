@@ -1,16 +1,12 @@
 """What the vectors are worth: the built-in descriptor, its compiled code, and models given by path."""
 
-import os
 import re
-import subprocess
-import sys
 
 import av
 import numpy as np
 import pytest
 from PIL import Image
 
-from lightly_pipeline.worker.machine_code import loading
 from lightly_pipeline.worker.scan import NeuralEmbedder, ScanError, ScanSettings, scan_images, scan_video
 from lightly_pipeline.worker.scan.descriptor import BUILT_IN, projection
 from lightly_pipeline.worker.scan.measure import Meter
@@ -83,36 +79,6 @@ def test_block_means_and_sharpness_are_exact():
     assert meter.measure(deep).sharpness == pytest.approx(measured.sharpness, rel=1e-3)
     flat = meter.measure(av.VideoFrame.from_ndarray(np.full((203, 331), 90, np.uint8), format="gray"))
     assert (flat.sharpness, flat.uniform_row_ratio) == (0, 1)
-
-
-def test_machine_code_is_made_once_and_then_loaded_without_the_compiler(tmp_path):
-    """Importing numba takes longer than decoding a short clip."""
-    code = "import sys; from lightly_pipeline.worker.scan.measure import Meter; Meter(); print('numba' in sys.modules)"
-    environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(tmp_path / "cache")}
-    outputs = [
-        subprocess.run(
-            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=240, check=True
-        ).stdout.strip()
-        for _ in range(2)
-    ]
-    assert outputs == ["True", "False"]
-    (file,) = (tmp_path / "cache").rglob("kernels-*.bin")
-    assert loading._read(file) is not None
-    file.write_bytes(file.read_bytes()[:-100])
-    assert loading._read(file) is None, "a torn file must be made again, not run"
-
-
-def test_a_cache_that_others_can_write_to_is_not_loaded_from(tmp_path):
-    folder = tmp_path / "cache"
-    folder.mkdir()
-    folder.chmod(0o777)
-    file = folder / "kernels.bin"
-    assert not loading._write(file, {}, [], [])
-    folder.chmod(0o700)
-    assert loading._write(file, {"a": "b"}, ["c"], [b"code"])
-    assert loading._read(file) == ({"a": "b"}, ["c"], [b"code"])
-    folder.chmod(0o777)
-    assert loading._read(file) is None
 
 
 def test_a_model_given_by_path_makes_the_embeddings(tmp_path, model):

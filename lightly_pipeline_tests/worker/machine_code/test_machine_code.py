@@ -1,0 +1,65 @@
+"""Kernels: made once, kept where nobody else writes, called with what they read and nothing else."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from lightly_pipeline.worker.machine_code import flat, loading
+
+
+@pytest.mark.parametrize("room", ["scan", "select"])
+def test_machine_code_is_made_once_and_then_loaded_without_the_compiler(tmp_path, room):
+    """Importing numba takes longer than decoding a short clip."""
+    code = (
+        f"import sys; from lightly_pipeline.worker.{room}.compiled import kernels; kernels(); "
+        "print('numba' in sys.modules)"
+    )
+    environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(tmp_path / "cache")}
+    outputs = [
+        subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=240, check=True
+        ).stdout.strip()
+        for _ in range(2)
+    ]
+    assert outputs == ["True", "False"]
+    (file,) = (tmp_path / "cache").rglob("kernels-*.bin")
+    assert loading._read(file) is not None
+    file.write_bytes(file.read_bytes()[:-100])
+    assert loading._read(file) is None, "a torn file must be made again, not run"
+
+
+def test_a_cache_that_others_can_write_to_is_not_loaded_from(tmp_path):
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    folder.chmod(0o777)
+    file = folder / "kernels.bin"
+    assert not loading._write(file, {}, [], [])
+    folder.chmod(0o700)
+    assert loading._write(file, {"a": "b"}, ["c"], [b"code"])
+    assert loading._read(file) == ({"a": "b"}, ["c"], [b"code"])
+    folder.chmod(0o777)
+    assert loading._read(file) is None
+
+
+def test_a_kernel_is_given_addresses_numbers_and_the_bits_of_fractions():
+    array = np.arange(3, dtype=np.float32)
+    address = array.ctypes.data
+    assert flat([array, (7, (array,)), np.float32(0.5)]) == (address, 7, address, np.float64(0.5).view(np.int64))
+
+
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [
+        (np.zeros(3, np.int32), "not int32"),
+        (np.zeros(3, bool), "not bool"),
+        (np.zeros(3, ">f4"), "not >f4"),
+        (np.zeros((3, 4), np.float32).T, "strides"),
+        (np.zeros(6, np.float32)[::2], "strides"),
+    ],
+)
+def test_an_array_that_a_kernel_would_read_wrongly_is_refused(array, words):
+    with pytest.raises((TypeError, ValueError), match=words):
+        flat([array])
