@@ -81,8 +81,9 @@ class SecondDecode:
         """Write frames of a video: the groups that hold them in parallel, from the start what that missed."""
         left = set(self.wanted)
         done: set[int] = set()
+        members = self._members()
         # Before the file is opened for reading: memory never holds two of its indexes.
-        decoders = [self._decoder() for _ in range(min(self.threads, len(left)))]
+        decoders = [self._decoder() for _ in range(min(self.threads, len(members) - 1))]
         for_last = self._decoder(self.threads)
 
         def work(groups: Iterator[_Group]) -> None:
@@ -100,7 +101,7 @@ class SecondDecode:
                     own.close()
 
         try:
-            self._in_threads(self._groups(sorted(left)), work)
+            self._in_threads(self._groups(members), work)
         finally:
             for_last.close()
         left -= done
@@ -112,13 +113,17 @@ class SecondDecode:
     def _decoder(self, threads: int = 1) -> Decoder:
         return Decoder(self.scan.path, self.scan.source.prime, threads)
 
-    def _groups(self, wanted: list[int]) -> Iterator[_Group]:
+    def _members(self) -> dict[int, list[int]]:
+        """The wanted frames of each group that holds any."""
+        which = np.searchsorted(self.scan.source.groups[:, 1], self.wanted, side="right") - 1
+        members: dict[int, list[int]] = {}
+        for group, index in zip(which.tolist(), self.wanted, strict=True):
+            members.setdefault(group, []).append(index)
+        return members
+
+    def _groups(self, members: Mapping[int, list[int]]) -> Iterator[_Group]:
         """Each group that holds a wanted frame."""
         groups = self.scan.source.groups
-        which = np.searchsorted(groups[:, 1], wanted, side="right") - 1
-        members: dict[int, list[int]] = {}
-        for group, index in zip(which.tolist(), wanted, strict=True):
-            members.setdefault(group, []).append(index)
         with open_container(self.scan.path) as container:
             stream = video_stream(container)
             if stream is None:
