@@ -108,6 +108,11 @@ class Case:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
 
+    def stop_under_the_job(self, begun: int = 1) -> None:
+        """Stop the instance, as a person might, once the job has begun for so many times."""
+        self.until(f"the job begins for time {begun}", lambda: len(self.ledger("begin")) == begun)
+        self.world.client("ec2").stop_instances(InstanceIds=list(self.world.sandbox.instance_ids))
+
     # Looking from outside.
 
     def ledger(self, event: str) -> list[str]:

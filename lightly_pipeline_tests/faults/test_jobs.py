@@ -56,16 +56,20 @@ def test_a_job_that_reports_nothing_is_no_success(case, run_worker):
 def test_a_job_whose_instance_is_stopped_is_sent_again(case, run_worker):
     """Row 13: a person, a spot interruption, another tool."""
     case.plan({"wait": True}, {})
-    case.faults.stop_under_command(0.5)
-    run_worker.succeeds(case)
+    run_worker.begin(case)
+    case.stop_under_the_job()
+    run_worker.end(case, well=True)
     case.at_rest(work="once", begun=2, run="SUCCESS")
 
 
 @pytest.mark.long
 def test_a_job_whose_instance_is_stopped_again_and_again_is_given_up(case, run_worker):
     case.plan({"wait": True})
-    case.faults.stop_under_command(0.5, times=99)
-    assert "under the command" in run_worker.fails(case)
+    run_worker.begin(case)
+    for time in (1, 2, 3):
+        case.stop_under_the_job(time)
+    run_worker.end(case, well=False)
+    assert "under the command" in case.failure()
     case.at_rest(work="none", begun=3, run="FAILURE")
 
 
