@@ -42,7 +42,7 @@ example: lightly-worker videos/ selected/ stopping_condition.n_samples=0.1 dump_
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The entry point; ends the process."""
     # Before NumPy is imported. OpenBLAS's threads wait by spinning: two workers on two cores stood still for minutes
-    # over small products, and what is large here has its own threads (numba, libav).
+    # over small products, and what is large here has its own threads (libav).
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # Before pydantic is imported, which else looks through every installed package for plugins of its own.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")

@@ -11,6 +11,7 @@ import stat
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import cache_from_source, find_spec
@@ -59,7 +60,8 @@ def _cache_folders(package: str) -> list[Path]:
     if base:
         folders.append(Path(base) / "lightly-pipeline")
     user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
-    folders.append(Path(tempfile.gettempdir()) / f"lightly-pipeline-{user}")
+    with suppress(OSError):  # none that can be written to
+        folders.append(Path(tempfile.gettempdir()) / f"lightly-pipeline-{user}")
     return folders
 
 
@@ -108,15 +110,16 @@ def _write(file: Path, symbols: dict[str, str], externals: list[str], objects: l
     head = json.dumps({"symbols": symbols, "externals": externals, "sizes": [len(code) for code in objects]}).encode()
     rest = head + b"\n" + b"".join(objects)
     try:
-        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
         if not _is_private(file.parent):
             return False
         handle, part = tempfile.mkstemp(dir=file.parent)
         try:
             with os.fdopen(handle, "wb") as stream:
                 stream.write(hashlib.sha256(rest).hexdigest().encode() + b"\n" + rest)
+            os.chmod(part, 0o644)  # what root compiled serves everybody
             os.replace(part, file)
-        except OSError:
+        except BaseException:
             os.unlink(part)
             raise
     except OSError:
@@ -143,6 +146,8 @@ def _resolve(externals: list[str]) -> None:
     (the kernels raise nothing): it ends in `abort`, loudly, rather than in a jump to nowhere.
     """
     for name in (*_C_LIBRARY, *externals):
+        if llvm.address_of_symbol(name) is not None:
+            continue  # the process's own, or numba's, on which other code relies
         for library in (ctypes.pythonapi, _C):
             function = getattr(library, name, None)
             if function is not None:

@@ -25,6 +25,7 @@ def medians(
     points: Floats, count: int, groups: NDArray[np.integer] | None, known: Floats | None, watch: Watch
 ) -> Indices:
     """At most `count` representatives, the most useful first. `known` are distances to the pool, float32 [n]."""
+    points = np.ascontiguousarray(points, np.float32)
     n, width = points.shape
     numbers = np.arange(n)
     first, last = np.maximum(numbers - _WINDOW, 0), np.minimum(numbers + _WINDOW + 1, n)

@@ -21,8 +21,11 @@ def pruned(
     points: Floats, pool: Floats | None, budget: int, min_distance: float, watch: Watch
 ) -> tuple[Indices, Floats, StoppedBy]:
     """Picks, distances and why it stopped: exactly those of `brute_force`."""
+    points = np.ascontiguousarray(points, np.float32)
     margin = 4 * relative_error(points.shape[1]) + 1e-6
-    known = None if pool is None or not len(pool) else build(pool, margin, watch, join=False)
+    known = None
+    if pool is not None and len(pool):
+        known = build(np.ascontiguousarray(pool, np.float32), margin, watch, join=False)
     rounds = Rounds(build(points, margin, watch), known, budget)
     picks = np.empty(budget, dtype=np.int64)
     squared = np.empty(budget, dtype=np.float32)

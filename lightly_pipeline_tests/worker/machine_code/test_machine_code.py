@@ -63,3 +63,27 @@ def test_a_kernel_is_given_addresses_numbers_and_the_bits_of_fractions():
 def test_an_array_that_a_kernel_would_read_wrongly_is_refused(array, words):
     with pytest.raises((TypeError, ValueError), match=words):
         flat([array])
+
+
+def test_loading_leaves_numba_as_it_was():
+    """Of the names that machine code refers to some are numba's own, and compiled functions of others need them."""
+    code = """
+import numba, numpy as np
+from lightly_pipeline.worker.select.compiled import kernels
+kernels()
+@numba.njit
+def later(size):
+    if size < 0: raise ValueError("negative")
+    return np.zeros(size).sum()
+kernels()
+print(later(3))
+try: later(-1)
+except ValueError as error: print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=True)
+    assert done.stdout.split() == ["0.0", "negative"]
+
+
+def test_what_one_user_compiled_serves_all(tmp_path):
+    assert loading._write(tmp_path / "cache" / "kernels.bin", {}, [], [b"code"])
+    assert (tmp_path / "cache" / "kernels.bin").stat().st_mode & 0o777 == 0o644

@@ -21,7 +21,7 @@ ENGINES = ("auto", "numba", "numpy", "mundig")
 
 @pytest.fixture(scope="session")
 def compiled():
-    """Compiling takes half a minute on the very first use; it is cached after that."""
+    """Compiling takes some seconds on the very first use; it is cached after that."""
     select(unit_vectors(20, 8, seed=0), budget=5, pool=unit_vectors(4, 8, seed=1), engine="numba")
 
 

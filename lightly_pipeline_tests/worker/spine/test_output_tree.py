@@ -18,6 +18,8 @@ from PIL import Image
 from lightly_pipeline.worker import select_frames
 from lightly_pipeline.worker.frames import frame_namer
 from lightly_pipeline.worker.manifest import Manifest
+from lightly_pipeline.worker.scan.compiled import kernels as scan_kernels
+from lightly_pipeline.worker.select.compiled import kernels as selection_kernels
 from lightly_pipeline_tests.worker.spine.conftest import run_worker, tree_of
 
 #: reference tree of Lightly's docker, without what needs training, labels or pre-tagging …
@@ -253,7 +255,9 @@ def test_names_that_are_markup_stay_text_in_the_report(clips, tmp_path):
 
 
 def test_an_ordinary_run_imports_no_compiler(clips, tmp_path):
-    """Importing numba takes longer than decoding half a minute of video."""
+    """Importing numba takes longer than decoding half a minute of video; a first run has to."""
+    scan_kernels()
+    selection_kernels()
     code = (
         "import sys; from lightly_pipeline.worker import select_frames;"
         f"select_frames({str(clips)!r}, {str(tmp_path / 'out')!r},"

@@ -67,7 +67,7 @@ def plant(block: Any) -> int:
 def advance(block: Any) -> int:
     """Take representatives until there are enough, or nothing is gained, or after a number of evaluations.
 
-    Returns how many there are, or less one than none of that when nothing is gained any more. Gains only ever fall, so
+    Returns how many there are, n; -n - 1 when nothing is gained any more. Gains only ever fall, so
     the row on top is taken when its gain, computed anew, is still the largest.
 
     [0] to [3] as for `start`; [4] cost f32[n], out; [5] gains f64[n], out; [6] winners i64[2 * l], out; [7] l; [8]

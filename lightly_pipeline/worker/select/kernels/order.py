@@ -18,7 +18,9 @@ _ROWS = 8  # not divided any more
 
 @kernel
 def divide(block: Any) -> int:
-    """Divide the last of the parts (begin, end), until none is left or enough distances are computed; what is left.
+    """Divide the last of the parts (begin, end), until none is left or enough distances are computed.
+
+    Returns how many are left.
 
     [0] points f32[n, d]; [1] d; [2] order i64[n], out; [3] parts i64[n + 1, 2], out; [4] how many; workspace: [5]
     i64[n], [6] u8[n], [7] i64[PIVOTS], [8] i64[PIVOTS + 1], [9] i64[SAMPLE], [10] f32[SAMPLE]; [11] distances to
@@ -58,6 +60,7 @@ def divide(block: Any) -> int:
             begins[pivot] = 0
         for k in range(begin, end):
             best = np.float32(np.inf)
+            pivot_of[k] = 0
             for pivot in range(count):
                 d2 = squared_distance(points, order[k], points, pivots[pivot], width)
                 if d2 < best:
