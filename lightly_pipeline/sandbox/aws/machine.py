@@ -152,7 +152,7 @@ class Machine:
     def _prepare_disk(self) -> None:
         for name in ("run", "tmp"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
-        for name in ("run", "tmp", "sbin", "home", "cache/matplotlib", "cache/numba"):
+        for name in ("run", "tmp", "sbin", "home", "cache/matplotlib"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         arguments = [sys.executable, "-I", "-S", str(Path(__file__).with_name("shutdown.py"))]
         arguments += [self.cloud.endpoint_url, self.id]

@@ -10,10 +10,9 @@ import os
 import stat
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
 from importlib.util import cache_from_source, find_spec
 from pathlib import Path
 from typing import Any
@@ -24,10 +23,13 @@ import numpy as np
 from lightly_pipeline.worker.machine_code.parameters import Parameter, flat
 
 _lock = threading.Lock()
+_loaded: dict[str, Kernels] = {}
 _C = ctypes.CDLL(None)
 _C_LIBRARY = ("memset", "memcpy", "memmove")
 #: Symbol of each kernel, names it refers to, object code.
 Machine = tuple[dict[str, str], list[str], list[bytes]]
+#: Files of machine code in a folder: of this version, earlier ones, and other processors that share it.
+_KEPT = 16
 
 
 @dataclass(frozen=True)
@@ -124,11 +126,33 @@ def _write(file: Path, symbols: dict[str, str], externals: list[str], objects: l
             raise
     except OSError:
         return False  # a cache that cannot be written costs time, nothing else
+    _drop_oldest(file.parent)
     return True
 
 
+def _drop_oldest(folder: Path) -> None:
+    """Every version of the sources leaves a file."""
+    with suppress(OSError):  # somebody else drops them, too
+        for file in sorted(folder.glob("kernels-*.bin"), key=lambda file: -file.stat().st_mtime)[_KEPT:]:
+            file.unlink()
+
+
+@contextmanager
+def _compiler_at_work() -> Iterator[None]:
+    """numba compiles in the block, also where NUMBA_DISABLE_JIT says that it shall not: kernels are no Python."""
+    from numba import config
+
+    disabled = config.DISABLE_JIT
+    config.DISABLE_JIT = 0
+    try:
+        yield
+    finally:
+        config.DISABLE_JIT = disabled
+
+
 def _compile(package: str) -> Machine:
-    module = importlib.import_module(f"{package}.table")
+    with _compiler_at_work():
+        module = importlib.import_module(f"{package}.table")
     machine = _target_machine()
     symbols, objects, externals = {}, [], set()
     for name, function in module.KERNELS.items():
@@ -169,7 +193,6 @@ def _target_machine() -> Any:
     )
 
 
-@cache
 def _load(package: str) -> Kernels:
     name = f"kernels-{_key(package)}.bin"
     found = None
@@ -196,5 +219,8 @@ def kernels_of(package: str) -> Kernels:
 
     Compiling takes some seconds, once per machine and version. What the code depends on has to lie in the package.
     """
-    with _lock:
-        return _load(package)
+    if package not in _loaded:
+        with _lock:  # one is compiled at a time
+            if package not in _loaded:
+                _loaded[package] = _load(package)
+    return _loaded[package]

@@ -25,6 +25,8 @@ _ROUND = 256  # centres in a round at most
 # A block of a matrix product: at most 256 balls, and no more than make 4 MB. It has all centres in one, because the
 # nearest has to come first.
 _BALLS, _PRODUCTS = 256, 1 << 20
+#: Numbers of the pool that may be read between two beats: a fraction of a second.
+_COMPARED = 100_000_000
 
 
 class Rounds:
@@ -89,12 +91,15 @@ class Rounds:
             part = new[begin : begin + step]
             products = self.middles[part] @ self.pool.leaves.middle.T
             products -= self.pool_norms
-            best = products.argmax(axis=1)
-            self._call(
-                "settle_pool", self._tree, self._pool, part, len(part), products, best, products.shape[1],
-                self.norms[part], self.margin,
-            )  # fmt: skip
-            watch.beat(0, 0)
+            best, norms = products.argmax(axis=1), self.norms[part]
+            # Each may have to be compared with all of the pool.
+            few = max(1, _COMPARED // max(1, self.pool.points.size))
+            for some in (slice(first, first + few) for first in range(0, len(part), few)):
+                self._call(
+                    "settle_pool", self._tree, self._pool, part[some], len(part[some]), products[some], best[some],
+                    products.shape[1], norms[some], self.margin,
+                )  # fmt: skip
+                watch.beat(0, 0)
         self.met_pool[new] = True
 
     def _in_reach(self, balls: Ints, vectors: Floats, since: int, now: int) -> Ints:

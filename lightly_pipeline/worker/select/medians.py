@@ -18,7 +18,8 @@ from lightly_pipeline.worker.select.selection import Floats, Indices, Watch
 _WINDOW = 48
 # No representative near: the largest distance of two unit vectors.
 _CEILING = 2.0
-_EFFORT = 200_000
+#: Numbers of rows times their length between two beats: a fraction of a second.
+_EFFORT = 25_000_000
 
 
 def medians(
@@ -38,8 +39,9 @@ def medians(
     if known is not None:
         np.minimum(cost, known, out=cost)
     gains = np.zeros(n)
-    for begin in range(0, n, _EFFORT):
-        call("start", points, width, first, last, cost, gains, begin, min(begin + _EFFORT, n))
+    effort = max(1, _EFFORT // width)
+    for begin in range(0, n, effort):
+        call("start", points, width, first, last, cost, gains, begin, min(begin + effort, n))
         watch.beat(0, count)
     leaves = 1 << (n - 1).bit_length()
     winner = np.full(2 * leaves, -1, dtype=np.int64)
@@ -47,8 +49,6 @@ def medians(
     picks = np.empty(min(count, n), dtype=np.int64)
     done = 0
     while 0 <= done < len(picks):
-        done = call(
-            "advance", points, width, first, last, cost, gains, winner, leaves, picks, done, len(picks), _EFFORT
-        )
+        done = call("advance", points, width, first, last, cost, gains, winner, leaves, picks, done, len(picks), effort)
         watch.beat(max(0, done), count)
     return picks[: done if done >= 0 else -done - 1]

@@ -87,3 +87,27 @@ except ValueError as error: print(error)
 def test_what_one_user_compiled_serves_all(tmp_path):
     assert loading._write(tmp_path / "cache" / "kernels.bin", {}, [], [b"code"])
     assert (tmp_path / "cache" / "kernels.bin").stat().st_mode & 0o777 == 0o644
+
+
+def test_kernels_are_compiled_where_numba_is_told_not_to(tmp_path):
+    """NUMBA_DISABLE_JIT is for people who debug their own functions."""
+    code = (
+        "from lightly_pipeline.worker.select.compiled import kernels; kernels(); "
+        "from numba import config; print(config.DISABLE_JIT)"
+    )
+    environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(tmp_path / "cache"), "NUMBA_DISABLE_JIT": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=240, check=True
+    )
+    assert done.stdout.strip() == "1"
+    assert list((tmp_path / "cache").rglob("kernels-*.bin"))
+
+
+def test_machine_code_of_earlier_versions_goes_with_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(loading, "_KEPT", 2)
+    for number in range(4):
+        file = tmp_path / f"kernels-{number}.bin"
+        assert loading._write(file, {}, [], [b"code"])
+        os.utime(file, (number, number))
+    assert loading._write(tmp_path / "kernels-new.bin", {}, [], [b"code"])
+    assert {file.name for file in tmp_path.iterdir()} == {"kernels-new.bin", "kernels-3.bin"}
