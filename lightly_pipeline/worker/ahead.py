@@ -1,19 +1,14 @@
-"""Loading what the end of a run needs while the scan decodes.
+"""Loading what the second half of a run needs while the first one decodes.
 
-Parquet's library and the compiled template of the report take a third of a second to load, as long as some hundred
-frames take to decode, and on a new machine the selection's kernels have to be compiled. libav leaves the interpreter
-alone meanwhile.
+Its own modules, Parquet's library and the compiled template of the report take half a second to load, as long as some
+hundred frames take to decode, and on a new machine the selection's kernels have to be compiled. libav leaves the
+interpreter alone meanwhile.
 """
 
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
-
-from PIL import Image
-
-from lightly_pipeline.worker.report.page import report_template
-from lightly_pipeline.worker.select.compiled import kernels
 
 
 @contextmanager
@@ -24,9 +19,12 @@ def loading_ahead() -> Iterator[Callable[[], None]]:
     """
 
     def load() -> None:
-        for step in (lambda: import_module("pyarrow.parquet"), report_template, Image.preinit, kernels):
-            with suppress(Exception):
-                step()
+        with suppress(Exception):
+            import_module("lightly_pipeline.worker.result")
+            import_module("pyarrow.parquet")
+            import_module("PIL.Image").preinit()
+            import_module("lightly_pipeline.worker.report.page").report_template()
+            import_module("lightly_pipeline.worker.select.compiled").kernels()
 
     thread = threading.Thread(target=load, name="ahead", daemon=True)
 

@@ -55,10 +55,8 @@ class GivenFile:
     identity: EmbedderIdentity
 
 
-def look_at(options: Options, source: Source) -> GivenFile | None:
-    """The file that the options name, if any. Raises OptionError when it is not in Lightly's format."""
-    if not options.embeddings:
-        return None
+def look_at(options: Options, source: Source) -> GivenFile:
+    """The file that the options name. Raises OptionError when it is not in Lightly's format."""
     content, columns = _begin(options.embeddings, source)
     # By these a datapool tells apart what cannot be compared.
     name = f"given:{options.embeddings_model}" if options.embeddings_model else "given"

@@ -5,6 +5,7 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,50 +22,66 @@ from lightly_pipeline.worker.scan import EmbedderIdentity
 log = logging.getLogger(__name__)
 
 
-def find_pool(options: Options, source: str, target: str) -> tuple[Datapool | None, str]:
-    """The pool that the options name, if any, and the name of this input's part of it.
+@dataclass(frozen=True)
+class PoolPart:
+    """The datapool that the options name, and this input's part of it. What it cannot do is DatapoolUnusable."""
+
+    datapool: Datapool
+    part: str
+    #: Whether the run adds to it what it selects, and keeps what it replaces.
+    updates: bool
+    keeps_history: bool
+
+    def check(self, embedder: EmbedderIdentity) -> None:
+        """Raise, before anything is decoded, where what is in the pool cannot be compared or read."""
+        with _pool_errors():
+            self.datapool.check(embedder, without=self.part)
+
+    def holds(self) -> bool:
+        """Whether the pool has the part; one that cannot be read is told where the pool is used."""
+        try:
+            self.datapool.read(self.part)
+        except (DatapoolError, OSError):
+            return False
+        return True
+
+    def load(self, table: FrameTable, folder: Path) -> NDArray[np.float32]:
+        """What other inputs contributed to the pool: float32 [m, d]."""
+        with _pool_errors():
+            vectors = self.datapool.load(table.embedder, without=self.part, scratch=folder).embeddings
+        log.info("The datapool '%s' holds %d frames of other inputs.", self.datapool.name, len(vectors))
+        return vectors
+
+    def contribute(self, outcome: Outcome, content: str) -> None:
+        """Put the selected frames into the pool, in place of what the same input contributed before.
+
+        content: hash of the input.
+        """
+        table, selected = outcome.table, outcome.selected
+        names, vectors = table.names(selected), table.embeddings[selected]
+        with _pool_errors():
+            if self.keeps_history:
+                self.datapool.keep_history(self.part)
+            self.datapool.replace(self.part, names, vectors, table.embedder, content, table.video[selected])
+
+
+def find_pool(options: Options, source: str, target: str) -> PoolPart:
+    """The pool that the options name.
 
     Raises DatapoolUnusable where there can be none, or where this run could not add to it.
     """
-    if not options.datapool.name:
-        return None, ""
     uri = options.datapool.uri or pool_uri(target, options.run_directory)
+    updates = options.datasource.enable_datapool_update
     with _pool_errors():
         datapool = Datapool(uri, options.datapool.name)
-        if options.datasource.enable_datapool_update:
+        if updates:
             datapool.prepare()
-    return datapool, options.datapool.part or pool_part(source)
+    return PoolPart(datapool, options.datapool.part or pool_part(source), updates, options.datapool.keep_history)
 
 
-def check_pool(datapool: Datapool | None, part: str, embedder: EmbedderIdentity) -> None:
-    """Raise DatapoolUnusable, before anything is decoded, where what is in the pool cannot be compared or read."""
-    if datapool is not None:
-        with _pool_errors():
-            datapool.check(embedder, without=part)
-
-
-def load_pool(datapool: Datapool | None, part: str, table: FrameTable, folder: Path) -> NDArray[np.float32]:
-    """What other inputs contributed to the pool: float32 [m, d], empty without a pool."""
-    if datapool is None:
-        return np.empty((0, table.embedder.dimensions), dtype=np.float32)
-    with _pool_errors():
-        vectors = datapool.load(table.embedder, without=part, scratch=folder).embeddings
-    log.info("The datapool '%s' holds %d frames of other inputs.", datapool.name, len(vectors))
-    return vectors
-
-
-def contribute_to(datapool: Datapool, part: str, outcome: Outcome, content: str, keep_history: bool) -> None:
-    """Put the selected frames into the pool, in place of what the same input contributed before.
-
-    content: hash of the input. With `keep_history` what was there before is kept under history/.
-    """
-    table, selected = outcome.table, outcome.selected
-    with _pool_errors():
-        if keep_history:
-            datapool.keep_history(part)
-        datapool.replace(
-            part, table.names(selected), table.embeddings[selected], table.embedder, content, table.video[selected]
-        )
+def no_pool(table: FrameTable) -> NDArray[np.float32]:
+    """The vectors of no datapool: float32 [0, d]."""
+    return np.empty((0, table.embedder.dimensions), dtype=np.float32)
 
 
 @contextmanager
