@@ -22,6 +22,7 @@ def loading_ahead() -> Iterator[Callable[[], None]]:
         with suppress(Exception):
             import_module("lightly_pipeline.worker.result")
             import_module("pyarrow.parquet")
+            import_module("yaml")
             import_module("PIL.Image").preinit()
             import_module("lightly_pipeline.worker.report.page").report_template()
             import_module("lightly_pipeline.worker.select.compiled").kernels()

@@ -4,7 +4,6 @@ The grammar is Lightly's (Hydra's in the simple part that its docs use): dotted 
 `[a,b]` for lists, inline YAML for nested values.
 """
 
-import difflib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -201,6 +200,8 @@ def _refuse_unknown(given: Mapping[str, Any], model: type[BaseModel], prefix: st
 
 def _does_not_exist(key: str) -> str:
     """Lightly's own words, with the nearest name; a bare `n_samples` is the last part of a dotted one."""
+    import difflib
+
     known = [name for name, _ in _fields(Options, "")]
     by_last_part = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
     nearest = by_last_part or difflib.get_close_matches(key, known, n=1, cutoff=0.5)
@@ -214,8 +215,6 @@ def _does_not_exist(key: str) -> str:
 
 def _parsed(given: Mapping[str, Any], model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
     """Text of nested and list options as YAML; text of the others stays text for pydantic to read."""
-    import yaml
-
     values: dict[str, Any] = {}
     for key, value in given.items():
         if isinstance(value, PurePath):
@@ -227,10 +226,7 @@ def _parsed(given: Mapping[str, Any], model: type[BaseModel], prefix: str = "") 
         if group is not None:
             values[key] = _parsed(value, group, f"{prefix}{key}.")
         elif isinstance(value, str) and key in ("selection_config", "enable_upload_for_tasks", "lightly"):
-            try:
-                values[key] = yaml.safe_load(value)
-            except yaml.YAMLError as error:
-                raise OptionError(f"Option '{key}' is not YAML: {' '.join(str(error).split())}.") from None
+            values[key] = _from_yaml(key, value)
         elif value is None and field.annotation is str:
             values[key] = ""
         elif isinstance(value, int | float) and not isinstance(value, bool) and field.annotation is str:
@@ -238,6 +234,15 @@ def _parsed(given: Mapping[str, Any], model: type[BaseModel], prefix: str = "") 
         else:
             values[key] = value.strip() if isinstance(value, str) else value
     return values
+
+
+def _from_yaml(key: str, text: str) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise OptionError(f"Option '{key}' is not YAML: {' '.join(str(error).split())}.") from None
 
 
 def _sentence(error: ValidationError) -> str:

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from threading import local
+from typing import TYPE_CHECKING
 
 import av
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 
 from lightly_pipeline.worker.scan.cores import usable_cores
 from lightly_pipeline.worker.scan.kept import KeptPictures
@@ -22,6 +22,9 @@ from lightly_pipeline.worker.scan.measure import Measured, Meter
 from lightly_pipeline.worker.scan.neural import NeuralEmbedder, identity_of
 from lightly_pipeline.worker.scan.store import EmbeddingStore
 from lightly_pipeline.worker.scan.types import FRAME_DTYPE, Problem, ScanSettings, VideoScan
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 def _nothing(frames: int) -> None:
@@ -40,6 +43,9 @@ def open_image(path: Path) -> av.VideoFrame:
 
     Raises OSError when it is damaged, cut off or no image.
     """
+    # Videos do without, and begin sooner.
+    from PIL import Image, ImageOps
+
     try:
         with warnings.catch_warnings(), Image.open(path) as picture:
             warnings.simplefilter("ignore")
@@ -54,8 +60,10 @@ def open_image(path: Path) -> av.VideoFrame:
     return av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
 
 
-def _from_deep_gray(picture: Image.Image) -> NDArray[np.uint8]:
+def _from_deep_gray(picture: Image) -> NDArray[np.uint8]:
     """16-bit, 32-bit and float gray as 8 bits: 16-bit samples by their upper byte, others over their range."""
+    from PIL import ImageOps
+
     values = np.asarray(ImageOps.exif_transpose(picture)).astype(np.float64)
     if picture.mode.startswith("I;16") or (values.min() >= 0 and 255 < values.max() <= 65535):
         values = values / 257

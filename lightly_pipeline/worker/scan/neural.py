@@ -41,7 +41,9 @@ _Upper = BeforeValidator(lambda value: value.upper() if isinstance(value, str) e
 class Sidecar(BaseModel):
     """What a sidecar may say; see the module's docstring."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, coerce_numbers_to_str=True, allow_inf_nan=False, defer_build=True
+    )
 
     name: str | None = None
     version: str | None = None
