@@ -30,7 +30,7 @@ from lightly_pipeline.worker.scan.packets import (
 from lightly_pipeline.worker.scan.types import FRAME_DTYPE, PictureTooLarge, Problem, ScanSettings
 
 #: Codecs of which every packet shows one picture (VP8 hides some; MPEG-4 may pack two into one).
-_ONE_PICTURE_EACH = frozenset({"h264", "hevc", "vp9", "av1", "libdav1d", "mjpeg"})
+_ONE_PICTURE_EACH = frozenset({"h264", "hevc", "vp9", "libvpx-vp9", "av1", "libdav1d", "mjpeg"})
 
 #: Frames that wait for the thread that encodes beside the decoder.
 _ENCODED_BESIDE = 3
@@ -226,6 +226,7 @@ class ChunkDecoder:
         """The frames of a chunk; what its packets and the decoder say against them goes to `damage`."""
         decoder.restart()
         for earlier in before:
+            decoder.objection(earlier)
             try:
                 decoder.context.decode(earlier)
             except (av.FFmpegError, EOFError):
@@ -240,6 +241,8 @@ class ChunkDecoder:
                 if numbers is not None and (jump := numbers.jump(packet)):
                     damage.add(packet.pts, jump)
                 damage.see(packet, codec, extradata)
+                if objection := decoder.objection(packet):
+                    damage.add(packet.pts, f"its packet does not decode ({objection})")
             try:
                 frames = decoder.context.decode(packet)
             except (av.FFmpegError, EOFError) as error:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from lightly_pipeline.worker.memory import give_back
 from lightly_pipeline.worker.scan.chunk import ChunkDecoder, ChunkResult
 from lightly_pipeline.worker.scan.cores import usable_cores
-from lightly_pipeline.worker.scan.decoder import Decoder
+from lightly_pipeline.worker.scan.decoder import Decoder, Purpose
 from lightly_pipeline.worker.scan.keep import KeepRule
 from lightly_pipeline.worker.scan.kept import KeptPictures
 from lightly_pipeline.worker.scan.measure import Meter
@@ -304,7 +304,7 @@ class _Scan:
 
     def _work(self) -> None:
         meter: Meter | None = None
-        decoders: dict[int, Decoder] = {}
+        decoders: dict[tuple[int, Purpose], Decoder] = {}
         current: _File | None = None
         try:
             while True:
@@ -328,7 +328,7 @@ class _Scan:
                 continue
         raise Stopped
 
-    def _decode(self, task: _Task, meter: Meter, decoders: dict[int, Decoder]) -> ChunkResult:
+    def _decode(self, task: _Task, meter: Meter, decoders: dict[tuple[int, Purpose], Decoder]) -> ChunkResult:
         chunk, header = task.chunk, task.file.header
         pending = 0
 
@@ -342,16 +342,18 @@ class _Scan:
                 pending = 0
 
         worker = ChunkDecoder(meter, self._settings, task.file.folder, float(header.time_base), self._neural)
-        if chunk.threads not in decoders:
+        # What is streamed cannot be decoded again.
+        kind: tuple[int, Purpose] = (chunk.threads, "damage" if chunk.stream is None else "both")
+        if kind not in decoders:
             _close(decoders)  # one at a time: each holds some tens of pictures
-            decoders[chunk.threads] = Decoder(header.path, header.prime, chunk.threads)
+            decoders[kind] = Decoder(header.path, header.prime, *kind)
         rule = self._rule.begin(chunk.sequence)
         first_delta = rule.copy()
-        result = worker.run(chunk, decoders[chunk.threads], rule, check)
+        result = worker.run(chunk, decoders[kind], rule, check)
         if result.problems and chunk.stream is None:
             # Damage is believed when a fresh decoder with one thread, warmed up with the packets before, sees
             # it too: what several threads make of a damaged picture depends on their timing.
-            fresh = Decoder(header.path, header.prime)
+            fresh = Decoder(header.path, header.prime, purpose="both")
             try:
                 rule = first_delta
                 result = worker.run(chunk, fresh, rule, lambda frames: check(0), task.before)
@@ -363,7 +365,7 @@ class _Scan:
         return result
 
 
-def _close(decoders: dict[int, Decoder]) -> None:
+def _close(decoders: dict[tuple[int, Purpose], Decoder]) -> None:
     for decoder in decoders.values():
         decoder.close()
     decoders.clear()

@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from lightly_pipeline.worker.scan import FramesLost, ScanSettings, scan_video, write_frames
+from lightly_pipeline.worker.scan.measure import Meter
 from lightly_pipeline_tests.worker.scan.clips import render, written
 
 EXACT = ScanSettings(expected_share=0)
@@ -256,6 +257,20 @@ def test_h264_pictures_predicted_from_a_lost_one_are_corrupt(tmp_path):
     assert changed >= 20
 
 
+def flip_bits(clip, target, rng, packet=None):
+    """Flip four bits of one packet, not in its first quarter."""
+    with av.open(str(clip)) as container:
+        places = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+    begin, size = places[rng.randrange(len(places)) if packet is None else packet]
+    content = bytearray(clip.read_bytes())
+    if clip.suffix == ".webm":  # positions are those of blocks, whose head is a few bytes
+        begin += 8
+        size -= 8
+    for _ in range(4):
+        content[begin + rng.randrange(size // 4, size)] ^= 1 << rng.randrange(8)
+    target.write_bytes(content)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_every_changed_picture_is_found_where_an_hevc_encoder_left_hashes(tmp_path, seed):
     """The decoder tells of them, and of slices that do not decode, only as an error of the packet."""
@@ -264,20 +279,72 @@ def test_every_changed_picture_is_found_where_an_hevc_encoder_left_hashes(tmp_pa
     clean = scan_video(clip, scratch=tmp_path, settings=EXACT)
     assert clean.frames["ok"].all()
     assert not clean.problems
-    with av.open(str(clip)) as container:
-        sizes = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
-    rng = random.Random(seed)
-    begin, size = sizes[rng.randrange(len(sizes))]
-    content = bytearray(clip.read_bytes())
-    for _ in range(4):
-        content[begin + rng.randrange(size // 4, size)] ^= 1 << rng.randrange(8)
-    (tmp_path / "b.mp4").write_bytes(content)
+    flip_bits(clip, tmp_path / "b.mp4", random.Random(seed))
     scan = scan_video(tmp_path / "b.mp4", scratch=tmp_path, settings=EXACT)
     assert scan.problems
     told, true = times_and_hashes(scan), times_and_hashes(clean)
     good = {int(pts) for pts, ok in zip(scan.frames["pts"], scan.frames["ok"], strict=True) if ok}
     assert good
     assert all(told[pts] == true[pts] for pts in good)
+
+
+VP9 = {"deadline": "realtime", "cpu-used": "8", "b": "0", "crf": "30"}
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_every_changed_picture_of_a_vp9_video_is_found(tmp_path, seed):
+    """libav's own decoder makes a picture of whatever it is given, and says nothing."""
+    clip = render(tmp_path / "a.webm", 90, codec="libvpx-vp9", options={**VP9, "g": "30"}, shot=90)
+    clean = scan_video(clip, scratch=tmp_path, settings=EXACT)
+    assert clean.frames["ok"].all()
+    assert not clean.problems
+    flip_bits(clip, tmp_path / "b.webm", random.Random(seed))
+    scan = scan_video(tmp_path / "b.webm", scratch=tmp_path, settings=EXACT)
+    told, true = times_and_hashes(scan), times_and_hashes(clean)
+    assert told.keys() == true.keys(), "damaged pictures are there to look at"
+    changed = {pts for pts in told if told[pts] != true[pts]}
+    corrupt = {int(pts) for pts, ok in zip(scan.frames["pts"], scan.frames["ok"], strict=True) if not ok}
+    assert changed
+    assert changed <= corrupt
+    assert len(corrupt) <= 30
+
+
+def test_damage_in_a_group_too_long_to_be_decoded_twice_is_found(tmp_path):
+    options = {**VP9, "g": "9999", "keyint_min": "9999"}
+    clip = render(tmp_path / "a.webm", 700, codec="libvpx-vp9", options=options, shot=700)
+    flip_bits(clip, tmp_path / "b.webm", random.Random(1), packet=400)
+    clean = scan_video(clip, scratch=tmp_path, settings=EXACT)
+    scan = scan_video(tmp_path / "b.webm", scratch=tmp_path, settings=EXACT)
+    assert len(clean.source.groups) == 1
+    assert clean.frames["ok"].all()
+    assert scan.frames["ok"].tolist() == [True] * 400 + [False] * 300
+    assert times_and_hashes(scan).keys() == times_and_hashes(clean).keys()
+
+
+@pytest.mark.parametrize("kind", ["transparent", "turned", "4:4:4"])
+def test_what_a_strict_decoder_does_not_know_is_not_held_against_a_vp9_video(tmp_path, kind):
+    formats = {"transparent": "yuva420p", "4:4:4": "yuv444p"}
+    options = {**VP9, "auto-alt-ref": "0"}
+    clip = tmp_path / ("a.mp4" if kind == "turned" else "a.webm")
+    render(clip, 20, codec="libvpx-vp9", pix_fmt=formats.get(kind, "yuv420p"), options=options)
+    if kind == "turned":
+        with av.open(str(clip)) as given, av.open(str(tmp_path / "turned.mp4"), "w") as container:
+            stream = container.add_stream_from_template(given.streams.video[0])
+            stream.set_display_rotation(90)
+            for packet in given.demux(video=0):
+                if packet.dts is not None:
+                    packet.stream = stream
+                    container.mux(packet)
+        clip = tmp_path / "turned.mp4"
+    scan = scan_video(clip, scratch=tmp_path, settings=EXACT)
+    assert not scan.problems
+    assert len(scan.frames) == 20
+    assert (scan.width, scan.height) == ((96, 160) if kind == "turned" else (160, 96))
+    meter = Meter()
+    with av.open(str(clip)) as container:
+        assert container.streams.video[0].codec_context.name == "vp9"
+        hashes = [meter.hash(frame) for frame in container.decode(video=0)]
+    assert [bytes(row) for row in scan.frames["pixel_hash"]] == hashes
 
 
 def test_pictures_that_a_camera_skipped_are_not_missed(tmp_path):
