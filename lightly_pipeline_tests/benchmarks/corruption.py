@@ -35,6 +35,8 @@ CODECS = {
     "h264": ("libx264", ".mp4", {"preset": "veryfast", "g": "48"}),
     "hevc": ("libx265", ".mp4", {"preset": "ultrafast", "x265-params": "log-level=error:keyint=48"}),
     "vp9": ("libvpx-vp9", ".webm", {"deadline": "realtime", "cpu-used": "8", "g": "48", "crf": "36", "b": "0"}),
+    "av1": ("libsvtav1", ".mp4", {"preset": "12", "g": "48", "crf": "40", "svtav1-params": "lp=2"}),
+    "vp8": ("libvpx", ".webm", {"deadline": "realtime", "cpu-used": "8", "g": "48", "crf": "20", "b": "1000000"}),
     "mpeg4": ("mpeg4", ".mp4", {"g": "48", "b": "1500000"}),
 }
 CLIPS = ("drift", "travel", "portrait", "quick-cuts")
@@ -97,7 +99,7 @@ def drop(clean: Path, target: Path, chance: np.random.Generator) -> None:
     """Leave out one packet, but not the first."""
     with av.open(str(clean)) as given, av.open(str(target), "w") as container:
         old = given.streams.video[0]
-        stream = container.add_stream_from_template(old)
+        stream = container.add_stream_from_template(old, opaque=True)
         packets = [packet for packet in given.demux(old) if packet.size]
         del packets[int(chance.integers(1, len(packets)))]
         for packet in packets:
