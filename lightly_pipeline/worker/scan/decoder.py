@@ -16,7 +16,6 @@ _CAREFUL = "crccheck+bitstream+buffer+careful+compliant+aggressive"
 # the same, where h264's would withhold it and tells by flags.
 _EXPLODES = ("hevc",)
 
-
 # Codecs of which libav's own decoder makes a picture of whatever it is given, and another one of libav's that refuses
 # what is damaged and gives the same pixels of what is not. Formats that every build of it knows.
 _STRICT = {"vp9": "libvpx-vp9"}
@@ -63,9 +62,9 @@ class Decoder:
         self._used, self._refuses = True, False
 
     def objection(self, packet: Packet) -> str | None:
-        """What a stricter decoder says against a packet, the next after a restart or the one before.
+        """What a stricter decoder beside it says against a packet; all from a restart on are shown to it, in order.
 
-        Of those that follow nothing is said up to the next that resets it: it refuses them all.
+        Of those that follow a refused one nothing is said until one is taken again: they are predicted from it.
         """
         if self._witness is None:
             return None
