@@ -9,6 +9,7 @@ The datapool is told when the tree has arrived and no manifest is there: it does
 brought, and after a kill the next run does not find its job done, but tells the datapool again.
 """
 
+import fcntl
 import json
 import mimetypes
 import os
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 #: Beyond this a file travels in parts; below it, in one request that a kill leaves no trace of.
 _SINGLE_REQUEST = 1024**3
+#: Bytes after which a copy looks for an interrupt.
+_COPIED_AT_A_TIME = 8 * 1024**2
 #: Files that wait for a connection.
 _UPLOADS_AT_A_TIME = 1024
 
@@ -76,27 +79,34 @@ class FolderTarget:
             raise StorageError(f"OUTPUT {self.root}: {existing} is a file, not a folder.")
         if not os.access(existing, os.W_OK | os.X_OK):
             raise StorageError(f"OUTPUT {self.root} cannot be written: no permission in {existing}.")
-        if _named_by(self.read(layout.MANIFEST)) is None and _named_by(self.read(layout.PLAN)) is None:
-            foreign = [name for name in sorted(layout.OWNED) if (self.root / name).exists()]
-            if foreign:
-                raise StorageError(
-                    f"OUTPUT {self.root} already holds '{foreign[0]}', which no run of this worker left there: "
-                    f"give an empty folder, or write into a subfolder with run_directory=NAME."
-                )
+        _refuse_foreign(self, lambda name: (self.root / name).exists())
 
     def publish(self, tree: Path, contribute: Callable[[], None], on_file: Callable[[int], None]) -> None:
         """Bring the tree onto the file system of OUTPUT, then rename file by file.
 
-        What was there stays untouched until nothing is left that may fail.
+        What was there stays untouched until nothing is left that may fail. Runs into one folder wait for each other.
         """
-        # Once begun it is over in milliseconds, so that an interrupt waits for it.
-        on_file(0)
-        incoming = self.root / ".incoming"
         made = [folder for folder in (self.root, *self.root.parents) if not folder.exists()]
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
+            with self._alone():
+                self._publish(tree, contribute, lambda: on_file(0))
+        except OSError as error:
+            remedy = ": free some space there, or give another OUTPUT" if error.errno in DISK_FULL else ""
+            raise StorageError(
+                f"OUTPUT {self.root} could not be written: {error.strerror or error}{remedy}."
+            ) from error
+        finally:
+            for folder in made:
+                # Only where nothing came of it.
+                with suppress(OSError):
+                    folder.rmdir()
+
+    def _publish(self, tree: Path, contribute: Callable[[], None], check: Callable[[], None]) -> None:
+        incoming = self.root / ".incoming"
+        try:
             shutil.rmtree(incoming, ignore_errors=True)
-            _move(tree, incoming)
+            _move(tree, incoming, check)
+            # What follows is over in milliseconds, so that an interrupt waits for it.
             names = sorted(layout.names_below(incoming))
             stale = _left_behind(self.read(layout.MANIFEST), self.read(layout.PLAN))
             with self._incomplete(sorted(stale.union(names)) if stale else names, incoming):
@@ -109,17 +119,25 @@ class FolderTarget:
                     (incoming / name).replace(self.root / name)
             (incoming / layout.MANIFEST).replace(self.root / layout.MANIFEST)
             (self.root / layout.PLAN).unlink()
-        except OSError as error:
-            remedy = ": free some space there, or give another OUTPUT" if error.errno in DISK_FULL else ""
-            raise StorageError(
-                f"OUTPUT {self.root} could not be written: {error.strerror or error}{remedy}."
-            ) from error
         finally:
             shutil.rmtree(incoming, ignore_errors=True)
-            for folder in made:
-                # Only where nothing came of it.
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Make the folder and hold its lock, which the system lets go when the process ends."""
+        while True:
+            self.root.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self.root, os.O_RDONLY)
+            try:
+                # Not every network's file system has such locks.
                 with suppress(OSError):
-                    folder.rmdir()
+                    fcntl.flock(handle, fcntl.LOCK_EX)
+                # One that failed takes its new folder away.
+                if self.root.exists() and os.path.samestat(os.fstat(handle), self.root.stat()):
+                    yield
+                    return
+            finally:
+                os.close(handle)
 
     def read(self, name: str) -> bytes | None:
         """A file below the folder."""
@@ -172,9 +190,10 @@ class S3Target:
         self.uri = address.uri()
 
     def prepare(self) -> None:
-        """Check that the bucket is there."""
+        """Check that the bucket is there, and the prefix holds nothing foreign."""
         with s3_errors(f"write to {self.uri}"):
             s3_client().list_objects_v2(Bucket=self.address.bucket, Prefix=self.address.prefix, MaxKeys=1)
+            _refuse_foreign(self, self._exists)
 
     def publish(self, tree: Path, contribute: Callable[[], None], on_file: Callable[[int], None]) -> None:
         """Upload everything in parallel, drop what earlier runs left, put the manifest.
@@ -263,8 +282,27 @@ class S3Target:
                     f"{errors[0].get('Key')}: {errors[0].get('Message')}."
                 )
 
+    def _exists(self, name: str) -> bool:
+        """Whether there is an object of the name, or one below it."""
+        listed = s3_client().list_objects_v2(Bucket=self.address.bucket, Prefix=self._key(name), Delimiter="/")
+        found = {entry["Key"] for entry in listed.get("Contents", [])}
+        found |= {entry["Prefix"] for entry in listed.get("CommonPrefixes", [])}
+        return bool(found & {self._key(name), self._key(name) + "/"})
+
     def _key(self, name: str) -> str:
         return self.address.prefix + name
+
+
+def _refuse_foreign(target: Target, exists: Callable[[str], bool]) -> None:
+    """Raise StorageError where names of the tree are taken by what no run of the worker left."""
+    if _named_by(target.read(layout.MANIFEST)) is not None or _named_by(target.read(layout.PLAN)) is not None:
+        return
+    for name in sorted(layout.OWNED):
+        if exists(name):
+            raise StorageError(
+                f"OUTPUT {target.uri} already holds '{name}', which no run of this worker left there: give an empty "
+                f"place, or write into a subfolder with run_directory=NAME."
+            )
 
 
 def _left_behind(manifest: bytes | None, plan: bytes | None) -> set[str]:
@@ -298,13 +336,17 @@ def _named_by(content: bytes | None) -> set[str] | None:
         return None
 
 
-def _move(tree: Path, target: Path) -> None:
-    """Rename where both are on one file system, copy otherwise."""
+def _move(tree: Path, target: Path, check: Callable[[], None]) -> None:
+    """Rename where both are on one file system, copy otherwise; `check` may raise to end that."""
+    check()
     try:
         tree.rename(target)
     except OSError:
         # Not by `copytree`, which goes on after an error and then tells of every file that it could not copy.
         for name in layout.names_below(tree):
             (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(tree / name, target / name)
+            with (tree / name).open("rb") as given, (target / name).open("wb") as copy:
+                while block := given.read(_COPIED_AT_A_TIME):
+                    check()
+                    copy.write(block)
         shutil.rmtree(tree)
