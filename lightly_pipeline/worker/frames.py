@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from lightly_pipeline.worker.memory import mapped_rows
+from lightly_pipeline.worker.memory import StoredRows, mapped_rows, opened
 from lightly_pipeline.worker.scan import EmbedderIdentity, Problem, VideoScan
 from lightly_pipeline.worker.sources import InputFile
 
@@ -117,7 +117,7 @@ def make_frame_table(scanned: Sequence[ScannedFiles], folder: Path) -> FrameTabl
     readable = [part.scan for part in scanned if len(part.scan.frames)]
     embedder = readable[0].embedder
     if len(readable) == 1:
-        embeddings = readable[0].embeddings
+        embeddings = opened(readable[0].embeddings)
     else:
         embeddings = _stacked([scan.embeddings for scan in readable], embedder.dimensions, folder)
     frames = readable[0].frames if len(readable) == 1 else np.concatenate([scan.frames for scan in readable])
@@ -135,14 +135,20 @@ def _namer_of_images(files: Sequence[InputFile]) -> Callable[[int], str]:
     return lambda index: files[index].name
 
 
-def _stacked(parts: Sequence[NDArray[np.float32]], dimensions: int, folder: Path) -> NDArray[np.float32]:
+def _stacked(parts: Sequence[NDArray[np.float32] | StoredRows], dimensions: int, folder: Path) -> NDArray[np.float32]:
+    """All rows below each other; one part at a time is open."""
     rows = sum(len(part) for part in parts)
     if rows <= _IN_MEMORY:
-        return np.concatenate(parts)
+        stacked, end = np.empty((rows, dimensions), np.float32), 0
+        for part in parts:
+            stacked[end : end + len(part)] = opened(part)
+            end += len(part)
+        return stacked
     path = folder / "embeddings.float32"
     with path.open("wb") as file:
         for part in parts:
-            for start in range(0, len(part), _BLOCK):
+            read = opened(part)
+            for start in range(0, len(read), _BLOCK):
                 # Not by `tofile`, whose error on a full disk does not say that the disk is full.
-                file.write(np.ascontiguousarray(part[start : start + _BLOCK]).data)
+                file.write(np.ascontiguousarray(read[start : start + _BLOCK]).data)
     return mapped_rows(path, (rows, dimensions))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,28 @@ class MappedRows(np.memmap):
 def mapped_rows(path: Path | str, shape: tuple[int, ...], offset: int = 0) -> NDArray[np.float32]:
     """The rows that lie in a file from `offset` on."""
     return MappedRows(path, dtype=np.float32, mode="r", offset=offset, shape=shape)
+
+
+@dataclass(frozen=True)
+class StoredRows:
+    """Rows of float32 in a file, mapped for as long as they are read: each map holds a file open."""
+
+    file: str
+    shape: tuple[int, ...]
+    offset: int = 0
+
+    def __len__(self) -> int:
+        """How many rows."""
+        return self.shape[0]
+
+    def open(self) -> NDArray[np.float32]:
+        """The rows; none cannot be mapped."""
+        return mapped_rows(self.file, self.shape, self.offset) if np.prod(self.shape) else np.empty(self.shape, "f4")
+
+
+def opened(rows: NDArray[np.float32] | StoredRows) -> NDArray[np.float32]:
+    """Rows that are in memory, or else their map."""
+    return rows.open() if isinstance(rows, StoredRows) else rows
 
 
 def let_go(rows: NDArray[np.float32]) -> None:

@@ -6,25 +6,26 @@ there are, memory holds none of them. The folder is this user's own, which is wh
 """
 
 import hashlib
+import os
 import pickle
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import av
 import numpy as np
 from numpy.typing import NDArray
 
 from lightly_pipeline.worker.frames import ScannedFiles
-from lightly_pipeline.worker.memory import mapped_rows
+from lightly_pipeline.worker.memory import StoredRows
 from lightly_pipeline.worker.scan import EmbedderIdentity, ScanSettings, VideoScan
 from lightly_pipeline.worker.sources import InputFile
 
 _DONE = "scan.pickle"
 _SCANNING = "scan-"
 #: With the format of what is stored: a scan of another format is made anew.
-_STORED = "done-5-"
+_STORED = "done-6-"
 
 
 @dataclass(frozen=True)
@@ -37,38 +38,37 @@ class ScanStore:
 
     def load(self, file: InputFile) -> ScannedFiles | None:
         """The scan of this very file by an earlier run, with its pictures; None where there is none."""
-        path = self._home(file) / _DONE
-        try:
-            with path.open("rb") as content:
-                digest, scan, embeddings = pickle.load(content)  # noqa: S301 - written below, in a private folder
-        except (OSError, EOFError, pickle.UnpicklingError):
+        stored = _read(self._home(file) / _DONE)
+        if stored is None:
             return None
+        digest, scan = stored
         if not scan.pictures.is_whole():
             return None
-        return ScannedFiles((file,), replace(scan, embeddings=embeddings.open()), (digest,), images=False)
+        return ScannedFiles((file,), scan, (digest,), images=False)
 
     def keep(self, file: InputFile, digest: str, scan: VideoScan) -> VideoScan:
-        """Store a finished scan; the same one is returned, with its embeddings mapped from disk."""
+        """Store a finished scan; the same one is returned, with its embeddings on disk."""
         home = self._home(file)
         home.mkdir(parents=True, exist_ok=True)
-        embeddings = _Mapped.of(scan.embeddings, home / "embeddings.npy")
+        stored = replace(scan, embeddings=_stored(scan.embeddings, home / "embeddings.npy"))
         partial = home / "incomplete"
-        without = replace(scan, embeddings=np.empty((0, 0), np.float32))
         with partial.open("wb") as content:
+            hashed = _Hashed(content)
             # From protocol 5 on arrays are written without a copy.
-            _Pickler(content, protocol=5).dump((digest, without, embeddings))
+            _Pickler(hashed, protocol=5).dump((digest, stored))
+            content.write(hashed.digest)
         partial.replace(home / _DONE)
-        return replace(scan, embeddings=embeddings.open())
+        return stored
 
     def clear_unfinished(self) -> None:
-        """Remove what a killed run left of the scans that it had not finished, and all scans of another format."""
+        """Remove what a killed run left of the scans that it had not finished, and all scans that cannot be read."""
         used = set()
         for home in self.folder.glob("done-*"):
-            if not home.name.startswith(_STORED):
+            stored = _read(home / _DONE) if home.name.startswith(_STORED) else None
+            if stored is None:
                 shutil.rmtree(home, ignore_errors=True)
-        for done in self.folder.glob(f"{_STORED}*/{_DONE}"):
-            with done.open("rb") as content:
-                used.add(Path(pickle.load(content)[1].scratch).resolve())  # noqa: S301 - as above
+            else:
+                used.add(stored[1].scratch.resolve())
         for folder in self.folder.glob(f"{_SCANNING}*"):
             if folder.resolve() not in used:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -76,6 +76,43 @@ class ScanStore:
     def _home(self, file: InputFile) -> Path:
         text = f"{file.name}\n{file.bytes}\n{file.version}\n{self.settings}\n{self.embedder}"
         return self.folder / f"{_STORED}{hashlib.sha256(text.encode()).hexdigest()[:24]}"
+
+
+class _Hashed:
+    """A file for pickle that knows the SHA-256 of what was written to it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._hash = file, hashlib.sha256()
+
+    def write(self, content: Any) -> int:
+        """Write bytes, or what lends them."""
+        self._hash.update(content)
+        return self._file.write(content)
+
+    @property
+    def digest(self) -> bytes:
+        """Of all so far."""
+        return self._hash.digest()
+
+
+def _read(path: Path) -> tuple[str, VideoScan] | None:
+    """Digest of a file and its scan, None where they are not there as they were written."""
+    size = hashlib.sha256().digest_size
+    try:
+        with path.open("rb") as content:
+            left = os.fstat(content.fileno()).st_size - size
+            digest = hashlib.sha256()
+            while left > 0:
+                block = content.read(min(left, 1 << 20))
+                digest.update(block)
+                left -= len(block)
+            if content.read() != digest.digest():
+                return None
+            content.seek(0)
+            stored: tuple[str, VideoScan] = pickle.load(content)  # noqa: S301 - written here, in a private folder
+            return stored
+    except OSError:
+        return None
 
 
 def _packet(content: bytes, pts: int | None, dts: int | None, key: bool) -> "av.Packet[Any]":
@@ -94,27 +131,14 @@ class _Pickler(pickle.Pickler):
         return NotImplemented
 
 
-@dataclass(frozen=True)
-class _Mapped:
-    """Where an array of float32 lies in a file."""
-
-    file: str
-    offset: int
-    shape: tuple[int, ...]
-
-    @classmethod
-    def of(cls, array: NDArray[np.float32], path: Path) -> "_Mapped":
-        """Of an array that is mapped already, or that is written to `path` for it."""
-        if isinstance(array, np.memmap) and array.filename is not None:
-            array.flush()
-            return cls(str(array.filename), int(array.offset), array.shape)
-        with path.open("wb") as file:
-            # Not by `tofile`, whose error on a full disk does not say that the disk is full.
-            file.write(np.ascontiguousarray(array, dtype=np.float32).data)
-        return cls(str(path), 0, array.shape)
-
-    def open(self) -> NDArray[np.float32]:
-        """The array; an empty one cannot be mapped."""
-        if not np.prod(self.shape):
-            return np.empty(self.shape, dtype=np.float32)
-        return mapped_rows(self.file, self.shape, self.offset)
+def _stored(array: NDArray[np.float32] | StoredRows, path: Path) -> StoredRows:
+    """Where an array lies in a file, or to which it is written for that."""
+    if isinstance(array, StoredRows):
+        return array
+    if isinstance(array, np.memmap) and array.filename is not None:
+        array.flush()
+        return StoredRows(str(array.filename), array.shape, int(array.offset))
+    with path.open("wb") as file:
+        # Not by `tofile`, whose error on a full disk does not say that the disk is full.
+        file.write(np.ascontiguousarray(array, dtype=np.float32).data)
+    return StoredRows(str(path), array.shape)

@@ -11,6 +11,8 @@ import hashlib
 import logging
 import os
 import shutil
+import stat
+import string
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,6 +25,9 @@ log = logging.getLogger(__name__)
 
 #: Numbers of the errors that say so: no space, and no space for this user.
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+#: Length of a job's name, in hexadecimal.
+_DIGITS = 20
 
 
 @dataclass(frozen=True)
@@ -66,9 +71,9 @@ def open_scratch(place: str, job: str, limit_in_bytes: int) -> Iterator[Scratch]
     """The scratch folder of the job (any text that is the same for the same job), locked until the block ends."""
     begun = False
     root = _root(place)
-    folder = root / hashlib.sha256(job.encode()).hexdigest()[:20]
+    folder = root / hashlib.sha256(job.encode()).hexdigest()[:_DIGITS]
     try:
-        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _make_own(root)
         with _locked(_lock_of(folder)):
             _drop_oldest(root, keep=folder, limit=limit_in_bytes)
             folder.mkdir(exist_ok=True)
@@ -94,12 +99,28 @@ def open_scratch(place: str, job: str, limit_in_bytes: int) -> Iterator[Scratch]
 
 
 def _root(place: str) -> Path:
-    """The user's folder, or one of this user below /var/tmp, which outlives a restart and is not kept in memory."""
-    if place:
-        return Path(place)
+    """This user's folder: in the given one, or below /var/tmp, which outlives a restart and is not kept in memory."""
     lasting = Path("/var/tmp")  # noqa: S108 - the folder below it is this user's alone
     fallback = lasting if os.access(lasting, os.W_OK) else tempfile.gettempdir()
-    return Path(os.environ.get("TMPDIR") or fallback) / f"lightly-worker-{os.getuid()}"
+    return Path(place or os.environ.get("TMPDIR") or fallback) / f"lightly-worker-{os.getuid()}"
+
+
+def _make_own(root: Path) -> None:
+    """Make the folder, or see that it is this user's alone: what lies in it is loaded and removed without a question.
+
+    Raises StorageError where another user made it or may write to it, OSError where it cannot be made.
+    """
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        root.mkdir(mode=0o700)
+    status = root.lstat()
+    if not stat.S_ISDIR(status.st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, "Not a directory", str(root))
+    if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise StorageError(
+            f"The scratch folder {root} belongs to another user, or others may write to it: remove it, or give another "
+            f"place with scratch=FOLDER."
+        )
 
 
 @contextmanager
@@ -115,7 +136,10 @@ def _locked(path: Path, *, wait: bool = True) -> Iterator[None]:
                 log.info("Another run of the same job is at work in %s: waiting for it.", path.with_suffix(""))
                 fcntl.flock(lock, fcntl.LOCK_EX)
             # The one before removed its file when it ended: what counts is the file that has the name now.
-            if not path.exists() or path.stat().st_ino != os.fstat(lock.fileno()).st_ino:
+            try:
+                if path.stat().st_ino != os.fstat(lock.fileno()).st_ino:
+                    continue
+            except FileNotFoundError:
                 continue
             try:
                 yield
@@ -129,15 +153,32 @@ def _lock_of(folder: Path) -> Path:
 
 
 def _drop_oldest(root: Path, *, keep: Path, limit: int) -> None:
-    """Remove the oldest folders of jobs that nobody holds until the rest takes at most `limit` bytes."""
-    jobs = sorted((path for path in root.iterdir() if path.is_dir()), key=lambda path: -path.stat().st_mtime)
+    """Remove the oldest folders of jobs that nobody holds until the rest takes at most `limit` bytes.
+
+    Other runs make and remove theirs meanwhile.
+    """
+    made: dict[Path, float] = {}
+    for path in root.iterdir():
+        if len(path.name) == _DIGITS and set(path.name) <= set(string.hexdigits):
+            with suppress(OSError):
+                made[path] = path.stat().st_mtime
     used = 0
-    for folder in jobs:
-        used += sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
+    for folder in sorted(made, key=lambda path: -made[path]):
+        used += _size(folder)
         if used <= limit or folder == keep:
             continue
         with suppress(BlockingIOError), _locked(_lock_of(folder), wait=False):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _size(folder: Path) -> int:
+    """The bytes of all files below a folder that are there when they are looked at."""
+    size = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                size += os.lstat(os.path.join(place, name)).st_size
+    return size
 
 
 def _made(folder: Path) -> Path:

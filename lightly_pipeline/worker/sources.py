@@ -135,7 +135,9 @@ class S3Source:
 
     def fetch(self, file: InputFile, folder: Path) -> Path:
         """A copy in `folder`, under a name that no key can lead out of it."""
-        path = folder / f"{hashlib.sha256(file.name.encode()).hexdigest()[:16]}" / PurePosixPath(file.name).name
+        # With its version: a killed run may have left the copy of an object that was replaced since.
+        place = hashlib.sha256(f"{file.name}\n{file.version}".encode()).hexdigest()[:16]
+        path = folder / place / PurePosixPath(file.name).name
         if path.exists() and path.stat().st_size == file.bytes:
             return path
         path.parent.mkdir(parents=True, exist_ok=True)

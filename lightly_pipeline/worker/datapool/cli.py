@@ -136,6 +136,7 @@ def _embedding(pool: Datapool, frame: str, embedder: object, folder: Path) -> np
     if not Path(frame).is_file():
         return None
     from lightly_pipeline.worker.datapool.part import Embedder
+    from lightly_pipeline.worker.memory import opened
     from lightly_pipeline.worker.scan import ScanSettings, scan_images
 
     scan = scan_images([Path(frame)], scratch=folder, settings=ScanSettings(), on_progress=lambda _done: None)
@@ -147,7 +148,7 @@ def _embedding(pool: Datapool, frame: str, embedder: object, folder: Path) -> np
             f"The datapool holds embeddings of {embedder}, but pictures are described here by "
             f"{Embedder.of(scan.embedder)}: name a frame of the pool instead."
         )
-    return np.array(scan.embeddings[0])
+    return np.array(opened(scan.embeddings)[0])
 
 
 def _import(pool: Datapool, given: argparse.Namespace) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lightly_pipeline.worker.memory import StoredRows
 from lightly_pipeline.worker.scan.kept import KeptPictures
 
 #: One row of `VideoScan.frames`, in display order.
@@ -130,8 +131,8 @@ class EmbedderIdentity:
 class VideoScan:
     """What one pass over one file (or one set of images) found.
 
-    frames: FRAME_DTYPE [n]. embeddings: float32 [n, d], unit length, memory-mapped beyond 100,000 frames;
-    rows of frames that are not `ok` are filled too but mean nothing. width, height: of the first frame.
+    frames: FRAME_DTYPE [n]. embeddings: float32 [n, d], unit length, memory-mapped beyond 100,000 frames, or where they
+    are stored; rows of frames that are not `ok` are filled too but mean nothing. width, height: of the first frame.
     fps: average (0.0 when unknown). declared_frames: what the container promises, or None. kept: frame
     indices whose picture is in scratch already (sorted). Call `close()` when the pictures are no longer
     needed.
@@ -139,7 +140,7 @@ class VideoScan:
 
     path: Path
     frames: NDArray[np.void]
-    embeddings: NDArray[np.float32]
+    embeddings: NDArray[np.float32] | StoredRows
     problems: list[Problem]
     embedder: EmbedderIdentity
     width: int
