@@ -204,11 +204,10 @@ def _does_not_exist(key: str) -> str:
 
     known = [name for name, _ in _fields(Options, "")]
     by_last_part = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
-    nearest = by_last_part or difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    if not nearest:
-        last_parts = {name.rpartition(".")[2]: name for name in known}
-        close = difflib.get_close_matches(key.rpartition(".")[2], last_parts, n=1, cutoff=0.5)
-        nearest = [last_parts[part] for part in close]
+    spelled = {name: name for name in known} | {name.rpartition(".")[2]: name for name in reversed(known)}
+    close = difflib.get_close_matches(key, spelled, n=1, cutoff=0.5)
+    close = close or difflib.get_close_matches(key.rpartition(".")[2], spelled, n=1, cutoff=0.5)
+    nearest = by_last_part or [spelled[name] for name in close]
     hint = f"Did you mean '{nearest[0]}'?" if nearest else "See --help for all options."
     return f"Option '{key}' does not exist! {hint}"
 
@@ -227,6 +226,11 @@ def _parsed(given: Mapping[str, Any], model: type[BaseModel], prefix: str = "") 
             values[key] = _parsed(value, group, f"{prefix}{key}.")
         elif isinstance(value, str) and key in ("selection_config", "enable_upload_for_tasks", "lightly"):
             values[key] = _from_yaml(key, value)
+        elif isinstance(value, Mapping) and key == "selection_config":
+            values[key] = {
+                name: _from_yaml(f"{key}.{name}", part) if isinstance(part, str) else part
+                for name, part in value.items()
+            }
         elif value is None and field.annotation is str:
             values[key] = ""
         elif isinstance(value, int | float) and not isinstance(value, bool) and field.annotation is str:
@@ -252,6 +256,8 @@ def _sentence(error: ValidationError) -> str:
     known = [name for name, _ in _fields(Options, "")]
     option = next((name for name in known if key == name or key.startswith(name + ".")), key)
     reason = str(first["msg"]).removeprefix("Value error, ").rstrip(".")
+    if first["type"] == "extra_forbidden":
+        reason = "there is no such key, or this worker does not support it"
     if not option:
         return f"{reason}."
     got = "" if isinstance(first["input"], BaseModel | dict) or option == "token" else f"={str(first['input'])[:200]}"

@@ -83,6 +83,15 @@ class FrameTable:
             for part in self.scanned
         ]
 
+    @cached_property
+    def labels(self) -> NDArray[np.int32]:
+        """int32 [n], the label of each row: the number of its video, or of the folder that its image lies in."""
+        if not any(part.images for part in self.scanned):
+            return self.video
+        folders = [PurePosixPath(file.name).parent.as_posix() for file in self.files]
+        _, numbers = np.unique(folders, return_inverse=True)
+        return numbers.astype(np.int32)[self.video]
+
     def give_up(self, rows: Sequence[int], reason: str) -> None:
         """Call frames corrupt that proved to be so only after the scan."""
         self.frames["ok"][list(rows)] = False

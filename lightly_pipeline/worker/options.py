@@ -348,7 +348,10 @@ class Options(_Group):
     pretagging_config: str = _unsupported("", "least counts of objects", "use THRESHOLD in selection_config")
     pretagging_upload: bool = _unsupported(False, "upload detected objects", "leave it out")
     append_weak_labels: bool = _unsupported(
-        False, "subfolder as label", "the labels column always numbers the videos", harmless=True
+        False,
+        "subfolder as label",
+        "the labels column numbers the videos, or the folders of images, in any case",
+        harmless=True,
     )
     scorer: str = _unsupported("object-frequency", "active-learning scorer", "give WEIGHTS in selection_config")
     scorer_config: ScorerConfig = ScorerConfig()
@@ -400,6 +403,9 @@ class Options(_Group):
                 )
             if stop.n_samples != -1 or stop.min_distance != -1.0:
                 raise ValueError("selection_config and stopping_condition say the same thing: give one of them")
+        for name in ("uri", "part"):
+            if getattr(self.datapool, name) and not self.datapool.name:
+                raise ValueError(f"datapool.{name} is given and datapool.name is not, which says that there is a pool")
         if self.embeddings_model and not self.embeddings:
             raise ValueError("embeddings_model says what made the given embeddings: give embeddings, too")
         if self.embeddings and self.embedder:

@@ -137,6 +137,14 @@ class _LogFile(logging.FileHandler):
             super().close()
 
 
+class _Onwards(logging.Handler):
+    """Passes on what is above a level, as if there were no file."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """To whoever listens above the worker's loggers."""
+        logging.getLogger("lightly_pipeline").callHandlers(record)
+
+
 @contextmanager
 def _log_file(scratch: Scratch) -> Iterator[Path]:
     """A file that takes the log lines of this run."""
@@ -145,11 +153,22 @@ def _log_file(scratch: Scratch) -> Iterator[Path]:
     handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(handler)
+    level, propagates = logger.level, logger.propagate
+    if not logger.isEnabledFor(logging.INFO):
+        # The file has every line; to the program that runs this goes what it asked for.
+        onwards = _Onwards(logger.getEffectiveLevel())
+        logger.addHandler(onwards)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
     try:
         yield path
     finally:
         logger.removeHandler(handler)
         handler.close()
+        if logger.propagate != propagates:
+            logger.removeHandler(onwards)
+            logger.setLevel(level)
+            logger.propagate = propagates
 
 
 def _bytes(options: Options) -> int:

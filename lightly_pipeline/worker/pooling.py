@@ -62,7 +62,7 @@ class PoolPart:
         with _pool_errors():
             if self.keeps_history:
                 self.datapool.keep_history(self.part)
-            self.datapool.replace(self.part, names, vectors, table.embedder, content, table.video[selected])
+            self.datapool.replace(self.part, names, vectors, table.embedder, content, table.labels[selected])
 
 
 def find_pool(options: Options, source: str, target: str) -> PoolPart:

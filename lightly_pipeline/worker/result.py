@@ -4,6 +4,7 @@ Loaded while the first half decodes (`ahead`): nothing that begins a run may imp
 """
 
 import logging
+from collections import defaultdict
 from pathlib import Path
 
 from lightly_pipeline.worker.arguments import result_options
@@ -54,6 +55,9 @@ def make_result(
     if job.given:
         given = give_embeddings(table, job.given, job.source, normalize=options.normalize_embeddings)
         table = given.table
+    raw = given.raw if given else None
+    if options.embedder and not options.normalize_embeddings:
+        raw = table.embeddings
 
     pool = job.pool.load(table, scratch.work) if job.pool else no_pool(table)
     writer = Writer(table, options, scanner, progress)
@@ -61,7 +65,7 @@ def make_result(
         outcome = choose(table, options, pool, progress, given)
         give_back()
         try:
-            written = write_tree(scratch, outcome, job.found, options, writer, given.raw if given else None)
+            written = write_tree(scratch, outcome, job.found, options, writer, raw)
             give_back()
             break
         except RowsLost as lost:  # each time at least one frame fewer
@@ -136,7 +140,9 @@ def _manifest(
 def _inputs(job: Job, scanned: list[ScannedFiles]) -> list[ManifestInput]:
     entries = []
     for part in scanned:
-        whole = {problem.frame_index: problem.reason for problem in part.scan.problems}
+        reasons: defaultdict[int | None, list[str]] = defaultdict(list)
+        for problem in part.scan.problems:
+            reasons[problem.frame_index].append(problem.reason)
         for index, (file, digest) in enumerate(zip(part.files, part.sha256, strict=True)):
             entries.append(
                 ManifestInput(
@@ -145,12 +151,19 @@ def _inputs(job: Job, scanned: list[ScannedFiles]) -> list[ManifestInput]:
                     bytes=file.bytes,
                     frames=1 if part.images else len(part.scan.frames),
                     version=file.version,
-                    problem=whole.get(index) if part.images else whole.get(None),
+                    problem=_in_short(reasons[index if part.images else None]),
                 )
             )
     for name, reason in job.found.unusable:
         entries.append(ManifestInput(name=name, sha256="", bytes=0, frames=0, version="unusable", problem=reason))
     return entries
+
+
+def _in_short(reasons: list[str]) -> str | None:
+    """The first, and how many more there are; the lists have them all."""
+    if len(reasons) < 2:
+        return reasons[0] if reasons else None
+    return f"{reasons[0]} ({len(reasons) - 1} more)"
 
 
 def _publish(job: Job, tree: Path, manifest: Manifest, outcome: Outcome, progress: Progress) -> Manifest:

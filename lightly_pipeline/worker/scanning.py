@@ -19,6 +19,7 @@ from lightly_pipeline.worker.discover import Input
 from lightly_pipeline.worker.errors import OptionError
 from lightly_pipeline.worker.frames import ScannedFiles
 from lightly_pipeline.worker.options import Options
+from lightly_pipeline.worker.output import layout
 from lightly_pipeline.worker.progress import Progress, Stage
 from lightly_pipeline.worker.scan import (
     ModelUnusable,
@@ -43,6 +44,8 @@ _IMAGES = 512
 #: Files that are downloaded or hashed at a time.
 _FETCHES = 4
 _DECODERS_PER_CORE = 4
+#: Places of a damaged file that the log tells of.
+_TOLD = 10
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ class Scanner:
             with closing(cast("Generator[VideoScan]", scans)):
                 for file, digest, scan in zip(batch, digests, scans, strict=True):
                     _put_in_text(scan)
-                    self._tell(file, scan)
+                    self.tell(file, scan)
                     kept = store.keep(file, digest.result(), scan)
                     yield file, ScannedFiles((file,), kept, (digest.result(),), images=False)
 
@@ -155,10 +158,14 @@ class Scanner:
     def _arrive(self, pool: ThreadPoolExecutor, batch: Sequence[InputFile]) -> list[Future[Path]]:
         return [pool.submit(self.source.fetch, file, self.scratch.inputs) for file in batch]
 
-    def _tell(self, file: InputFile, scan: VideoScan) -> None:
-        for problem in scan.problems:
-            if problem.frame_index is None:
-                log.warning("%s: %s", file.name, problem.reason)
+    @staticmethod
+    def tell(file: InputFile, scan: VideoScan) -> None:
+        """Log what is wrong with a file."""
+        reasons = [problem.reason for problem in scan.problems if problem.frame_index is None]
+        for reason in reasons[:_TOLD]:
+            log.warning("%s: %s", file.name, reason)
+        if len(reasons) > _TOLD:
+            log.warning("%s: %d more such places, listed in %s.", file.name, len(reasons) - _TOLD, layout.CORRUPTNESS)
 
 
 def _put_in_text(scan: VideoScan) -> None:
@@ -184,7 +191,9 @@ def scan_settings(options: Options) -> ScanSettings:
 def open_model(options: Options) -> NeuralEmbedder | None:
     """The model that the options name, ready to embed. Raises OptionError when it does not fit."""
     with _model_errors(options):
-        return NeuralEmbedder(Path(options.embedder)) if options.embedder else None
+        return (
+            NeuralEmbedder(Path(options.embedder), normalize=options.normalize_embeddings) if options.embedder else None
+        )
 
 
 @contextmanager

@@ -37,6 +37,10 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
+#: Lightly's own spelling, where ours is another.
+_LIGHTLYS = {"lightly.uniformRowRatio": "lightly.uniform_row_ratio"}
+
+
 class StrategyInput(_Part):
     """What a strategy looks at."""
 
@@ -44,7 +48,9 @@ class StrategyInput(_Part):
         Literal["EMBEDDINGS", "METADATA", "RANDOM"],
         _known("input", ("EMBEDDINGS", "METADATA", "RANDOM"), ("SCORES", "PREDICTIONS")),
     ]
-    key: str | None = Field(None, description="of METADATA: which figure")
+    key: Annotated[
+        str | None, BeforeValidator(lambda key: _LIGHTLYS.get(key, key) if isinstance(key, str) else key)
+    ] = Field(None, description="of METADATA: which figure")
     random_seed: int | None = Field(None, ge=0, description="of RANDOM")
 
     @model_validator(mode="after")

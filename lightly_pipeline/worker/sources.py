@@ -5,6 +5,7 @@ long local copies are kept is `scratch`'s.
 """
 
 import hashlib
+import logging
 import os
 import stat
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from lightly_pipeline.worker.s3 import S3Address, is_s3, s3_client, s3_errors
 
 if TYPE_CHECKING:
     from boto3.s3.transfer import TransferConfig
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,9 @@ class FolderSource:
             raise NothingToSelect(f"INPUT {self.root} does not exist: give a folder or an s3:// prefix.")
         omitted = None if is_s3(leave_out) else Path(leave_out).resolve()
         for folder, subfolders, names in os.walk(self.root, onerror=_unreadable_folder):
+            for name in subfolders:
+                if (Path(folder) / name).is_symlink():
+                    log.warning("%s is a link to a folder: it is not followed.", Path(folder, name))
             if omitted is not None:
                 subfolders[:] = [name for name in subfolders if (Path(folder) / name).resolve() != omitted]
             for name in names:

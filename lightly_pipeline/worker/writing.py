@@ -114,29 +114,39 @@ class Writer:
         except OSError as error:
             if error.errno in DISK_FULL:
                 raise  # the scratch folder has a better sentence
+            if isinstance(error, IsADirectoryError | NotADirectoryError | FileExistsError):
+                raise StorageError(
+                    f"A frame of {scanned.files[0].name} would have the name of a folder of the input "
+                    f"({error.filename}): rename that folder."
+                ) from error
             raise StorageError(f"A frame could not be written: {error.strerror or error}.") from error
 
 
 class Dumped(Mapping[int, Path]):
     """The file of each written row: its name with the extension of the written format.
 
-    Two images that differ in their extension alone (a.bmp, a.tif) keep it: a.bmp.png, a.tif.png. Paths are made when
-    asked for; a hundred thousand would take as many kilobytes.
+    Images that would have the name of another (a.bmp, a.tif) keep their extension: a.bmp.png, a.tif.png. Paths are made
+    when asked for; a hundred thousand would take as many kilobytes.
     """
 
     def __init__(self, table: FrameTable, folder: Path, rows: NDArray[np.int64], image_format: str) -> None:
         """rows: int64 [k], ascending."""
         self._table, self._folder, self._extension = table, folder, f".{image_format}"
         self._rows = rows
-        names = Counter(self._name(row) for row in self if table.scanned[table.locate(row)[0]].images)
-        self._shared = {name for name, count in names.items() if count > 1}
+        self._in_full: set[str] = set()
+        images = table.names([row for row in self if table.scanned[table.locate(row)[0]].images])
+        while images:
+            names = Counter(self._file_of(image) for image in images)
+            shared = {image for image in images if names[self._file_of(image)] > 1} - self._in_full
+            if not shared:
+                break
+            self._in_full |= shared
 
     def __getitem__(self, row: int) -> Path:
         """Where a row was written; KeyError for one that was not."""
         if row not in self:
             raise KeyError(row)
-        name = self._name(row)
-        return self._folder / (self._table.name(row) + self._extension if name in self._shared else name)
+        return self._folder / self._file_of(self._table.name(row))
 
     def __contains__(self, row: object) -> bool:
         """Whether the row was written."""
@@ -153,5 +163,7 @@ class Dumped(Mapping[int, Path]):
         """How many were written."""
         return len(self._rows)
 
-    def _name(self, row: int) -> str:
-        return PurePosixPath(self._table.name(row)).with_suffix(self._extension).as_posix()
+    def _file_of(self, name: str) -> str:
+        if name in self._in_full:
+            return name + self._extension
+        return PurePosixPath(name).with_suffix(self._extension).as_posix()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 from collections import Counter
@@ -73,6 +74,9 @@ def main(arguments: list[str]) -> int:
         if given.run not in (_import, _remove) and next(pool.parts(), None) is None:
             raise DatapoolError(f"There is no datapool '{pool.name}' at {pool.uri}: check URI and --name.")
         given.run(pool, given)
+    except BrokenPipeError:
+        # `lightly-worker datapool show … | head` is no error.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (DatapoolError, OSError) as error:
         print(f"lightly-worker: {error}", file=sys.stderr)
         return 5
@@ -96,7 +100,7 @@ def _show(pool: Datapool, given: argparse.Namespace) -> None:
         growth[day] += len(part.filenames)
         frames, size, count = frames + len(part.filenames), size + stored.size, count + 1
         lines.append(f"  {name}: {len(part.filenames):,} frames, {day}, content {part.content[:12]}")
-    print(f"datapool {pool.name} at {pool.uri}: {frames:,} frames of {count:,} videos, {size / 1e6:,.1f} MB")
+    print(f"datapool {pool.name} at {pool.uri}: {frames:,} frames in {count:,} parts, {size / 1e6:,.1f} MB")
     for model, number in models.most_common():
         print(f"model {model}: {number:,} frames")
     if len(models) > 1:

@@ -21,14 +21,13 @@ _BLOCK = 4096
 def write_embeddings(tree: Path, outcome: Outcome, raw: NDArray[np.float32] | None, *, with_selected: bool) -> None:
     """The embeddings of all unique frames that have one, the same at unit length, and those of the selected frames.
 
-    raw: float32 [n, d] as the user gave them, which is the table's own where nothing was normalised; None where the
-    embedder made them, all at unit length.
+    raw: float32 [n, d] as the user or a model gave them, which is the table's own where nothing was normalised; None
+    where the embedder made them at unit length.
     """
     table = outcome.table
     rows = np.flatnonzero(outcome.comparable)
     normalized = tree / layout.NORMALIZED_EMBEDDINGS
-    unit = at_unit_length(raw) if raw is table.embeddings else table.embeddings
-    write_embeddings_csv(normalized, table, rows, unit)
+    write_embeddings_csv(normalized, table, rows, table.embeddings, normalize=raw is table.embeddings)
     if raw is None:
         shutil.copyfile(normalized, tree / layout.EMBEDDINGS)
     else:
@@ -39,9 +38,14 @@ def write_embeddings(tree: Path, outcome: Outcome, raw: NDArray[np.float32] | No
 
 
 def write_embeddings_csv(
-    path: Path, table: FrameTable, rows: Sequence[int] | NDArray[np.int64], embeddings: NDArray[np.float32]
+    path: Path,
+    table: FrameTable,
+    rows: Sequence[int] | NDArray[np.int64],
+    embeddings: NDArray[np.float32],
+    *,
+    normalize: bool = False,
 ) -> None:
-    """One CSV of the given rows; the label is the number of the row's video or image."""
+    """One CSV of the given rows, at unit length if that is wanted; labels are those of the table."""
     import pyarrow as pa
     from pyarrow import csv
 
@@ -59,7 +63,8 @@ def write_embeddings_csv(
         with csv.CSVWriter(file, schema, write_options=options) as writer:
             for start in range(0, len(rows), _BLOCK):
                 block = rows[start : start + _BLOCK]
-                values = np.ascontiguousarray(embeddings[block].T)
+                vectors = at_unit_length(embeddings[block]) if normalize else embeddings[block]
+                values = np.ascontiguousarray(vectors.T)
                 arrays = [pa.array(table.names(block), pa.string()), *map(pa.array, values)]
-                arrays.append(pa.array(table.video[block]))
+                arrays.append(pa.array(table.labels[block]))
                 writer.write_batch(pa.record_batch(arrays, schema=schema))

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -18,12 +19,12 @@ def write_lists(tree: Path, outcome: Outcome, unusable: Iterable[tuple[str, str]
     frames remain candidates. `removed` are the frames that were candidates and were not selected.
     """
     table = outcome.table
-    corrupt_samples: dict[str, str] = {}
-    corrupt_files: dict[str, str] = dict(unusable)
+    samples: defaultdict[str, list[str]] = defaultdict(list)
+    files: defaultdict[str, list[str]] = defaultdict(list, {name: [reason] for name, reason in unusable})
     for file, frame, problem in table.problems():
-        reasons = corrupt_files if frame is None else corrupt_samples
-        name = file.name if frame is None else frame
-        reasons[name] = f"{reasons[name]} {problem.reason}" if name in reasons else problem.reason
+        (files[file.name] if frame is None else samples[frame]).append(problem.reason)
+    corrupt_samples = {name: " ".join(reasons) for name, reasons in samples.items()}
+    corrupt_files = {name: " ".join(reasons) for name, reasons in files.items()}
     copies = np.flatnonzero(outcome.usable & ~outcome.unique)
     removed = np.flatnonzero(outcome.unique & ~outcome.is_selected)
     _write(tree / layout.CORRUPT_NAMES, [*map(_one_line, sorted(corrupt_files)), *corrupt_samples])

@@ -22,7 +22,7 @@ from lightly_pipeline.worker.memory import give_back
 from lightly_pipeline.worker.scan.cores import usable_cores
 from lightly_pipeline.worker.scan.decoder import Decoder
 from lightly_pipeline.worker.scan.encode import PictureEncoder, picture_encoder, small_encoder
-from lightly_pipeline.worker.scan.images import ImageSource, open_image
+from lightly_pipeline.worker.scan.images import ImageSource, alone_if_large, open_image
 from lightly_pipeline.worker.scan.measure import Meter
 from lightly_pipeline.worker.scan.packets import (
     Header,
@@ -69,11 +69,13 @@ class SecondDecode:
         def work(items: Iterator[int]) -> None:
             pictures = _Pictures(self)
             for index in items:
-                try:
-                    frame = open_image(source.paths[index])
-                except OSError as error:
-                    raise ScanError(f"{source.paths[index].name} cannot be read again: {error}.") from error
-                pictures.write(frame, index)
+                path = source.paths[index]
+                with alone_if_large(path):
+                    try:
+                        frame = open_image(path)
+                    except OSError as error:
+                        raise ScanError(f"{path.name} cannot be read again: {error}.") from error
+                    pictures.write(frame, index)
 
         self._in_threads(iter(self.wanted), work)
 

@@ -97,8 +97,11 @@ class Damage:
             Problem(None, f"A packet without a time is damaged: {complaint}.", "packet") for complaint in self.unplaced
         ]
         kinds = ["frame"] * len(frames)
+        # What every picture has is in front of the camera: damage would end with the next picture that resets the
+        # decoder, or begin with one of which it complains.
+        steady = len(grays) > 1 and min(grays) > corruption_threshold
         for index, share in enumerate(grays):
-            if said[index] is None and share > corruption_threshold:
+            if said[index] is None and share > corruption_threshold and not steady:
                 kinds[index] = "uniform_rows"
                 said[index] = (
                     f"{share:.0%} of its rows, up to the lower edge, are the plain gray that decoders put "

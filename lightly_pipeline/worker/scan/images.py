@@ -6,10 +6,12 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from pathlib import Path
-from threading import local
+from threading import Lock, local
 from typing import TYPE_CHECKING
 
 import av
@@ -25,6 +27,11 @@ from lightly_pipeline.worker.scan.types import FRAME_DTYPE, Problem, ScanSetting
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+
+#: Pixels beyond which images are worked on one at a time.
+_LARGE = 24_000_000
+_large = Lock()
 
 
 def _nothing(frames: int) -> None:
@@ -46,18 +53,38 @@ def open_image(path: Path) -> av.VideoFrame:
     # Videos do without, and begin sooner.
     from PIL import Image, ImageOps
 
+    _be_quiet()
     try:
-        with warnings.catch_warnings(), Image.open(path) as picture:
-            warnings.simplefilter("ignore")
+        with Image.open(path) as picture:
             if picture.mode.startswith(("I", "F")):
                 rgb = _from_deep_gray(picture)
             else:
-                rgb = np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+                ImageOps.exif_transpose(picture, in_place=True)
+                rgb = np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
     except OSError:
         raise
     except Exception as error:  # Pillow's decoders raise what they please on damaged files
         raise OSError(f"{type(error).__name__}: {error}") from error
     return av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
+
+
+@cache
+def _be_quiet() -> None:
+    """Damage that Pillow warns of is in the report; a filter for each picture would not be safe in threads."""
+    warnings.filterwarnings("ignore", module="PIL")
+
+
+@contextmanager
+def alone_if_large(path: Path) -> Iterator[None]:
+    """Work on large images one at a time: each takes some 15 bytes of memory a pixel."""
+    from PIL import Image
+
+    _be_quiet()
+    pixels = 0
+    with suppress(Exception), Image.open(path) as picture:
+        pixels = picture.width * picture.height
+    with _large if pixels > _LARGE else nullcontext():
+        yield
 
 
 def _from_deep_gray(picture: Image) -> NDArray[np.uint8]:
@@ -109,13 +136,14 @@ def scan_images(
     def look(path: Path) -> _Seen:
         if not hasattr(own, "meter"):
             own.meter = Meter()
-        try:
-            frame = open_image(path)
-        except OSError as error:
-            return _Seen(reason=f"{path.name} is not an image that can be read: {error}.")
-        measured = own.meter.measure(frame)
-        embedding = model.embed([model.prepare(frame)])[0] if model else measured.embedding.copy()
-        return _Seen(measured, embedding, (frame.width, frame.height))
+        with alone_if_large(path):
+            try:
+                frame = open_image(path)
+            except OSError as error:
+                return _Seen(reason=f"{path.name} is not an image that can be read: {error}.")
+            measured = own.meter.measure(frame)
+            embedding = model.embed([model.prepare(frame)])[0] if model else measured.embedding.copy()
+            return _Seen(measured, embedding, (frame.width, frame.height))
 
     for index, seen in enumerate(_in_order(look, paths, settings.threads or usable_cores())):
         if seen.reason:

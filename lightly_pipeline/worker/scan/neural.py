@@ -79,8 +79,8 @@ class Preprocessing:
 class NeuralEmbedder:
     """Embeds frames with an ONNX model; may be used by several threads at once."""
 
-    def __init__(self, model: Path, threads: int = 1) -> None:
-        """Load a model and its sidecar.
+    def __init__(self, model: Path, threads: int = 1, *, normalize: bool = True) -> None:
+        """Load a model and its sidecar; normalize: scale its vectors to unit length.
 
         Raises ModelUnusable, with what to do, when onnxruntime is not installed, or the model or its sidecar is
         missing or does not fit.
@@ -106,9 +106,11 @@ class NeuralEmbedder:
         except Exception as error:  # onnxruntime's own classes share no base but Exception
             raise ModelUnusable(f"{model} does not load as an ONNX model: {_line(error)}") from error
         self._name = model.name
+        self._normalize = normalize
         self._settings = _preprocessing(model, self._session)
         probe = self.embed([np.zeros((*self._settings.size, 3), np.uint8)])
-        self.identity = EmbedderIdentity(self._settings.name, self._settings.version, probe.shape[1])
+        version = self._settings.version if normalize else f"{self._settings.version}, as given"
+        self.identity = EmbedderIdentity(self._settings.name, version, probe.shape[1])
 
     @property
     def batch(self) -> int:
@@ -128,7 +130,7 @@ class NeuralEmbedder:
         return np.ascontiguousarray(np.rot90(rgb, rotation // 90 % 4))
 
     def embed(self, pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        """Unit vectors float32 [n, d] of n prepared pictures."""
+        """Vectors float32 [n, d] of n prepared pictures: of unit length, or as the model gives them."""
         settings = self._settings
         padding = settings.batch - len(pictures) if settings.fixed_batch else 0
         batch = np.stack([*pictures, *[pictures[0]] * padding]).astype(np.float32)
@@ -149,6 +151,8 @@ class NeuralEmbedder:
             raise ModelUnusable(
                 f"{self._name} gives numbers that are not finite: check scale, mean and std in its sidecar."
             )
+        if not self._normalize:
+            return vectors
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         result: NDArray[np.float32] = vectors / np.maximum(norms, 1e-12)
         return result

@@ -495,7 +495,7 @@ def test_the_subcommand_shows_asks_imports_exports_and_compacts(tmp_path, capsys
 
     code, out, _ = run("show", uri, "--parts")
     assert code == 0
-    assert "5 frames of 2 videos" in out
+    assert "5 frames in 2 parts" in out
     assert "model frames 1 (8 dimensions): 5 frames" in out
     assert "pexels-2: 2 frames" in out
     code, out, _ = run("nearest", uri, "pexels-1-001-mp4.png", "-k", "2")
@@ -506,7 +506,7 @@ def test_the_subcommand_shows_asks_imports_exports_and_compacts(tmp_path, capsys
     assert run("import", uri, str(tmp_path / "out.csv"), "--embedder", "frames")[0] == 0
     assert run("remove", uri, "pexels-2")[0] == 0
     code, out, _ = run("show", uri)
-    assert "8 frames of 2 videos" in out
+    assert "8 frames in 2 parts" in out
     code, _, err = run("nearest", uri, str(tmp_path / "nothing.png"))
     assert code == 5
     assert "neither a picture file nor the name" in err
@@ -528,6 +528,6 @@ def test_a_part_without_frames_is_shown_as_no_other_model(tmp_path, capsys):
     fill(pool, "pexels-1", 2)
     assert main(["show", str(tmp_path)]) == 0
     said = capsys.readouterr().out
-    assert "2 frames of 2 videos" in said
+    assert "2 frames in 2 parts" in said
     assert "model old" not in said
     assert "More than one model" not in said

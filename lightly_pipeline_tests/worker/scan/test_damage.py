@@ -375,6 +375,22 @@ def test_rows_that_a_decoder_filled_with_gray_are_corrupt(tmp_path):
     assert scan.frames["uniform_row_ratio"][3] == pytest.approx(36 / 96)
 
 
+def test_a_gray_bar_that_every_picture_has_is_no_damage(tmp_path):
+    """A toolbar in the gray of decoders made a clean video corrupt from its first picture to its last."""
+    path = tmp_path / "bar.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 160, 96, "yuv420p"
+        for number in range(20):
+            planes = np.random.default_rng(number).integers(16, 235, (144, 160), dtype=np.uint8)
+            planes[72:96], planes[114:120], planes[138:144] = 128, 128, 128
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(planes, format="yuv420p")))
+        container.mux(stream.encode(None))
+    scan = scan_video(path, scratch=tmp_path, settings=EXACT)
+    assert scan.frames["ok"].all()
+    assert not scan.problems
+
+
 def test_black_white_and_letterboxed_frames_are_clean(tmp_path):
     path = tmp_path / "flat.mp4"
     with av.open(str(path), "w") as container:

@@ -233,7 +233,12 @@ def test_a_frame_that_may_not_be_selected_does_not_stand_for_its_copies(tmp_path
 def test_a_model_is_loaded_once_however_many_batches_there_are(tmp_path, model, monkeypatch):
     loaded = []
     load = NeuralEmbedder.__init__
-    monkeypatch.setattr(NeuralEmbedder, "__init__", lambda self, path: loaded.append(path) or load(self, path))
+
+    def counted(self, path, **more):
+        loaded.append(path)
+        load(self, path, **more)
+
+    monkeypatch.setattr(NeuralEmbedder, "__init__", counted)
     monkeypatch.setattr(scanning, "_IMAGES", 2)
     folder = tmp_path / "in"
     folder.mkdir()
@@ -241,3 +246,16 @@ def test_a_model_is_loaded_once_however_many_batches_there_are(tmp_path, model, 
         Image.new("RGB", (40, 30), (number * 40, 90, 60)).save(folder / f"{number}.png")
     result = select_frames(folder, tmp_path / "out", {"embedder": str(model)})
     assert (result.manifest.counts.selected, loaded) == (5, [model])
+
+
+def test_the_vectors_of_a_model_can_be_compared_as_it_gives_them(clips, tmp_path, model):
+    """normalize_embeddings=False did nothing."""
+    options = {"embedder": str(model), "datapool.name": "pool", "datapool.uri": str(tmp_path / "pool")}
+    select_frames(clips, tmp_path / "out", options | {"normalize_embeddings": False, "stopping_condition.n_samples": 5})
+    raw, unit = (vectors_in(tmp_path / f"out/data/{kind}embeddings.csv") for kind in ("", "normalized_"))
+    lengths = np.linalg.norm(raw, axis=1)
+    assert lengths.max() - lengths.min() > 0.01
+    assert np.allclose(np.linalg.norm(unit, axis=1), 1.0, atol=1e-4)
+    assert np.allclose(raw / lengths[:, None], unit, atol=1e-4)
+    with pytest.raises(DatapoolUnusable, match="as given"):
+        select_frames(clips, tmp_path / "other", options | {"datapool.part": "other"})

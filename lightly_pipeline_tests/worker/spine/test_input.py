@@ -1,17 +1,21 @@
 """What is taken for input: which files are left out, why, and who is told."""
 
+import csv
 import json
 import os
+import shutil
 import socket
+import time
 
 import pytest
 from PIL import Image
 
 from lightly_pipeline.worker import select_frames
 from lightly_pipeline.worker.discover import discover
-from lightly_pipeline.worker.errors import NothingToSelect, OptionError
+from lightly_pipeline.worker.errors import NothingToSelect, OptionError, StorageError
+from lightly_pipeline.worker.scan import images
 from lightly_pipeline.worker.sources import FolderSource
-from lightly_pipeline_tests.worker.spine.conftest import run_worker, write_clip
+from lightly_pipeline_tests.worker.spine.conftest import run_worker, tree_of, write_clip
 
 
 def listed(out, name):
@@ -165,3 +169,66 @@ def test_a_name_with_a_line_break_is_one_line_of_the_list(folder, tmp_path):
     (folder / "a.mp4").rename(folder / "a\nb\x07.mp4")
     select_frames(folder, tmp_path / "out", {})
     assert listed(tmp_path / "out", "corrupt") == [r"a\nb\x07.mp4"]
+
+
+def picture(path, colour):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (40, 30), (colour, 90, 255 - colour)).save(path)
+
+
+def test_images_whose_names_would_be_the_same_in_the_output_are_all_written(tmp_path):
+    """a.bmp.png was overwritten by a.bmp, which took that name to be told from a.tif."""
+    for number, name in enumerate(("a.bmp", "a.tif", "a.bmp.png", "b.jpg")):
+        picture(tmp_path / "in" / name, number * 60)
+    select_frames(tmp_path / "in", tmp_path / "out", {"dump_dataset": True})
+    written = tree_of(tmp_path / "out/data/sampled")
+    assert written == {"a.bmp.png", "a.tif.png", "a.bmp.png.png", "b.png"}
+    colours = {name: Image.open(tmp_path / "out/data/sampled" / name).getpixel((5, 5))[0] for name in written}
+    assert abs(colours["a.bmp.png"] - 0) < 3
+    assert abs(colours["a.bmp.png.png"] - 120) < 3
+
+
+def test_a_folder_with_the_name_of_a_frame_is_named_with_the_remedy(tmp_path):
+    picture(tmp_path / "in" / "a.bmp", 40)
+    picture(tmp_path / "in" / "a.png" / "c.bmp", 200)
+    with pytest.raises(StorageError, match=r"the name of a folder of the input \(.*a\.png.*\): rename that folder"):
+        select_frames(tmp_path / "in", tmp_path / "out", {"dump_dataset": True})
+
+
+def test_images_are_labelled_by_their_folder_and_frames_by_their_video(tmp_path, clips):
+    for number, name in enumerate(("cats/1.png", "cats/2.png", "dogs/3.png")):
+        picture(tmp_path / "in" / name, number * 60)
+    for source, labels in ((tmp_path / "in", ["0", "0", "1"]), (clips, ["0"] * 24 + ["1"] * 20 + ["2"] * 12)):
+        select_frames(source, tmp_path / "out" / source.name, {"remove_exact_duplicates": False})
+        with (tmp_path / "out" / source.name / "data/embeddings.csv").open() as file:
+            assert [row["labels"] for row in csv.DictReader(file)] == labels
+
+
+def test_a_link_to_a_folder_is_told(tmp_path, clips, caplog):
+    (tmp_path / "in").mkdir()
+    shutil.copy(clips / "a.mp4", tmp_path / "in")
+    (tmp_path / "in" / "more").symlink_to(clips)
+    select_frames(tmp_path / "in", tmp_path / "out", {"stopping_condition.n_samples": 1})
+    assert f"{tmp_path / 'in' / 'more'} is a link to a folder" in caplog.text
+
+
+def test_large_images_are_worked_on_one_at_a_time(tmp_path, monkeypatch):
+    """Each takes some 15 bytes a pixel: three of 144 megapixels took 5 GB."""
+    at_work, most = set(), []
+    open_image = images.open_image
+
+    def watched(path):
+        at_work.add(path)
+        most.append(len(at_work))
+        time.sleep(0.05)
+        try:
+            return open_image(path)
+        finally:
+            at_work.discard(path)
+
+    monkeypatch.setattr(images, "open_image", watched)
+    monkeypatch.setattr(images, "_LARGE", 1000)
+    for number in range(6):
+        picture(tmp_path / "in" / f"{number}.png", number * 40)
+    select_frames(tmp_path / "in", tmp_path / "out", {"num_threads": 3})
+    assert max(most) == 1

@@ -112,6 +112,7 @@ def test_the_model_is_imported_without_numpy_decoder_or_compiler():
     ("argument", "nearest"),
     [
         ("n_samples=3", "stopping_condition.n_samples"),
+        ("nsamples=3", "stopping_condition.n_samples"),
         ("stopping_condition.n_sample=3", "stopping_condition.n_samples"),
         ("dump_data=True", "dump_dataset"),
         ("outputimageformat=png", "output_image_format"),
@@ -171,6 +172,12 @@ def test_an_unknown_option_is_refused_with_the_nearest_name(argument, nearest):
             "selection_config={n_samples: 3, strategies: [{input: {type: SCORES}, strategy: {type: WEIGHTS}}]}",
             "needs predictions",
         ),
+        (
+            "selection_config={n_samples: 3, strategies: [{input: {type: RANDOM}, strategy: {type: WEIGHTS, max: 3}}]}",
+            "there is no such key",
+        ),
+        ("datapool.uri=pool", "datapool.name is not"),
+        ("datapool.part=mine", "datapool.name is not"),
     ],
 )
 def test_a_wrong_value_is_one_sentence_that_names_option_and_remedy(argument, words):
@@ -309,3 +316,16 @@ def test_any_text_gives_options_or_one_sentence(pairs):
     except OptionError:
         return
     assert parse_arguments(to_arguments(options)) == options
+
+
+def test_strategies_can_be_given_by_themselves_and_figures_by_lightlys_name():
+    options = parse_arguments(
+        [
+            "selection_config.n_samples=3",
+            "selection_config.strategies=[{input: {type: METADATA, key: lightly.uniformRowRatio}, "
+            "strategy: {type: WEIGHTS}}]",
+        ]
+    )
+    assert options.selection_config is not None
+    assert options.selection_config.n_samples == 3
+    assert options.selection_config.strategies[0].input.key == "lightly.uniform_row_ratio"

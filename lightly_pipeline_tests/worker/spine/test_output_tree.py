@@ -16,10 +16,17 @@ import yaml
 from PIL import Image
 
 from lightly_pipeline.worker import select_frames
-from lightly_pipeline.worker.frames import frame_namer
+from lightly_pipeline.worker.choosing import choose
+from lightly_pipeline.worker.frames import ScannedFiles, frame_namer, make_frame_table
 from lightly_pipeline.worker.manifest import Manifest
+from lightly_pipeline.worker.options import Options
+from lightly_pipeline.worker.output.lists import write_lists
+from lightly_pipeline.worker.progress import Progress
+from lightly_pipeline.worker.scan import Problem, ScanSettings, scan_video
 from lightly_pipeline.worker.scan.compiled import kernels as scan_kernels
+from lightly_pipeline.worker.scanning import Scanner
 from lightly_pipeline.worker.select.compiled import kernels as selection_kernels
+from lightly_pipeline.worker.sources import FolderSource
 from lightly_pipeline_tests.worker.spine.conftest import run_worker, tree_of
 
 #: reference tree of Lightly's docker, without what needs training, labels or pre-tagging …
@@ -266,3 +273,36 @@ def test_an_ordinary_run_imports_no_compiler(clips, tmp_path):
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"
+
+
+def test_a_badly_damaged_video_is_told_in_few_lines_and_quickly(clips, tmp_path, caplog):
+    """The reasons of each file were put together anew for each, and each was a line of the log."""
+    [file] = [file for file in FolderSource(clips).files("") if file.name == "a.mp4"]
+    scan = scan_video(clips / "a.mp4", scratch=tmp_path, settings=ScanSettings())
+    scan.problems.extend(
+        Problem(None, f"The picture at time {n} is missing: it does not decode.", "packet") for n in range(200_000)
+    )
+    scanned = ScannedFiles((file,), scan, ("digest",), images=False)
+    with caplog.at_level("WARNING"):
+        Scanner.tell(file, scan)
+    assert len(caplog.records) == 11
+    assert "199990 more such places" in caplog.text
+    table = make_frame_table([scanned], tmp_path)
+    outcome = choose(table, Options(), np.empty((0, table.embedder.dimensions), np.float32), Progress())
+    write_lists(tmp_path / "tree", outcome, [])
+    told = json.loads((tmp_path / "tree" / "corruptness_check_information.json").read_text())
+    assert told["corrupt_videos"]["a.mp4"].count("is missing") == 200_000
+
+
+def test_the_log_file_is_written_whoever_starts_the_run(clips, tmp_path):
+    """From Python it stayed empty, unless that program showed all lines."""
+    code = (
+        "import sys; from lightly_pipeline.worker import select_frames; "
+        "select_frames(sys.argv[1], sys.argv[2], {'stopping_condition.n_samples': 1})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(clips), str(tmp_path / "out")],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    assert "Decoded 56 frames" in (tmp_path / "out/log.txt").read_text()
+    assert done.stdout + done.stderr == ""
