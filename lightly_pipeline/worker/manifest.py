@@ -164,7 +164,7 @@ class Manifest(_Entry):
     @property
     def input_hash(self) -> str:
         """SHA-256 over the content of the input files."""
-        return hashlib.sha256(json.dumps(sorted((file.name, file.sha256) for file in self.input)).encode()).hexdigest()
+        return input_hash(self.input)
 
     @property
     def content_hash(self) -> str:
@@ -189,6 +189,11 @@ _TELLS_HOW = frozenset(
         layout.CONFIG_OVERRIDES,
     }
 )
+
+
+def input_hash(files: Iterable[ManifestInput]) -> str:
+    """SHA-256 over names and content of input files."""
+    return hashlib.sha256(json.dumps(sorted((file.name, file.sha256) for file in files)).encode()).hexdigest()
 
 
 def worker_version() -> str:

@@ -143,7 +143,8 @@ class Datapool(_Group):
     )
     part: str = _own(
         "",
-        "name of this input's part of the pool, replaced when the same input runs again; empty: from INPUT",
+        "name of this input's part of the pool, replaced when it runs again; empty: from the name and the content of "
+        "INPUT, so that other content adds to the pool",
     )
 
     @field_validator("name", "part")
@@ -403,9 +404,6 @@ class Options(_Group):
                 )
             if stop.n_samples != -1 or stop.min_distance != -1.0:
                 raise ValueError("selection_config and stopping_condition say the same thing: give one of them")
-        for name in ("uri", "part"):
-            if getattr(self.datapool, name) and not self.datapool.name:
-                raise ValueError(f"datapool.{name} is given and datapool.name is not, which says that there is a pool")
         if self.embeddings_model and not self.embeddings:
             raise ValueError("embeddings_model says what made the given embeddings: give embeddings, too")
         if self.embeddings and self.embedder:

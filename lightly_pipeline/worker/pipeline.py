@@ -91,6 +91,8 @@ def select_frames(
 def _pool(options: Options, source: Source, target: Target) -> "PoolPart | None":
     """The datapool that the options name, if any."""
     if not options.datapool.name:
+        if options.datapool.uri or options.datapool.part:
+            log.warning("No datapool is used: datapool.name says which one, and is empty.")
         return None
     from lightly_pipeline.worker.pooling import find_pool
 
@@ -118,7 +120,7 @@ def _already_done(job: Job) -> SelectionResult | None:
     if not target.holds({file.path: file.bytes for file in manifest.files}):
         log.info("An earlier result in %s is no longer complete: it is made again.", target.uri)
         return None
-    if pool and manifest.datapool and manifest.datapool.updated and not pool.holds():
+    if pool and manifest.datapool and manifest.datapool.updated and not pool.holds(manifest.input_hash):
         log.info("The datapool '%s' lacks what an earlier run added: it is added again.", pool.datapool.name)
         return None
     log.info("Already done: %s was made from the same input with the same options.", target.uri)

@@ -27,7 +27,9 @@ class PoolPart:
     """The datapool that the options name, and this input's part of it. What it cannot do is DatapoolUnusable."""
 
     datapool: Datapool
-    part: str
+    #: The part; of an input that is named by its content, too, what its parts begin with.
+    name: str
+    by_content: bool
     #: Whether the run adds to it what it selects, and keeps what it replaces.
     updates: bool
     keeps_history: bool
@@ -35,34 +37,46 @@ class PoolPart:
     def check(self, embedder: EmbedderIdentity) -> None:
         """Raise, before anything is decoded, where what is in the pool cannot be compared or read."""
         with _pool_errors():
-            self.datapool.check(embedder, without=self.part)
+            self.datapool.check(
+                embedder,
+                without=lambda part: part == self.name or (self.by_content and part.startswith(f"{self.name}-")),
+            )
 
-    def holds(self) -> bool:
+    def part(self, content: str) -> str:
+        """The part of an input of this content (its hash): other content adds to what the pool knows.
+
+        Where a user named it it is the same for any content: what is replaced there is up to whom.
+        """
+        if not self.by_content or self._holds(self.name, content):
+            return self.name
+        return f"{self.name}-{content[:8]}"
+
+    def holds(self, content: str) -> bool:
         """Whether the pool has the part; one that cannot be read is told where the pool is used."""
+        return self._holds(self.part(content), content)
+
+    def _holds(self, part: str, content: str) -> bool:
         try:
-            self.datapool.read(self.part)
+            return self.datapool.read(part).content == content
         except (DatapoolError, OSError):
             return False
-        return True
 
-    def load(self, table: FrameTable, folder: Path) -> NDArray[np.float32]:
-        """What other inputs contributed to the pool: float32 [m, d]."""
+    def load(self, table: FrameTable, content: str, folder: Path) -> NDArray[np.float32]:
+        """What everything else contributed to the pool: float32 [m, d]."""
         with _pool_errors():
-            vectors = self.datapool.load(table.embedder, without=self.part, scratch=folder).embeddings
+            vectors = self.datapool.load(table.embedder, without=self.part(content), scratch=folder).embeddings
         log.info("The datapool '%s' holds %d frames of other inputs.", self.datapool.name, len(vectors))
         return vectors
 
     def contribute(self, outcome: Outcome, content: str) -> None:
-        """Put the selected frames into the pool, in place of what the same input contributed before.
-
-        content: hash of the input.
-        """
+        """Put the selected frames into the pool, in place of what the same input contributed before."""
         table, selected = outcome.table, outcome.selected
         names, vectors = table.names(selected), table.embeddings[selected]
+        part = self.part(content)
         with _pool_errors():
             if self.keeps_history:
-                self.datapool.keep_history(self.part)
-            self.datapool.replace(self.part, names, vectors, table.embedder, content, table.labels[selected])
+                self.datapool.keep_history(part)
+            self.datapool.replace(part, names, vectors, table.embedder, content, table.labels[selected])
 
 
 def find_pool(options: Options, source: str, target: str) -> PoolPart:
@@ -76,7 +90,8 @@ def find_pool(options: Options, source: str, target: str) -> PoolPart:
         datapool = Datapool(uri, options.datapool.name)
         if updates:
             datapool.prepare()
-    return PoolPart(datapool, options.datapool.part or pool_part(source), updates, options.datapool.keep_history)
+    named = options.datapool.part
+    return PoolPart(datapool, named or pool_part(source), not named, updates, options.datapool.keep_history)
 
 
 def no_pool(table: FrameTable) -> NDArray[np.float32]:

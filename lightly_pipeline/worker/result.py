@@ -21,6 +21,7 @@ from lightly_pipeline.worker.manifest import (
     ManifestInput,
     ManifestPool,
     Selected,
+    input_hash,
     list_files,
     worker_version,
 )
@@ -59,7 +60,8 @@ def make_result(
     if options.embedder and not options.normalize_embeddings:
         raw = table.embeddings
 
-    pool = job.pool.load(table, scratch.work) if job.pool else no_pool(table)
+    content = input_hash(_inputs(job, scanned))
+    pool = job.pool.load(table, content, scratch.work) if job.pool else no_pool(table)
     writer = Writer(table, options, scanner, progress)
     while True:
         outcome = choose(table, options, pool, progress, given)
@@ -72,7 +74,7 @@ def make_result(
             table.give_up(lost.rows, "It decodes to other pixels when it is decoded again: the file is damaged.")
             log.info("%d frames of a damaged file do not decode twice: selecting again.", len(lost.rows))
             scratch.discard_tree()
-    manifest = _manifest(job, outcome, written.figures, scanned, progress)
+    manifest = _manifest(job, outcome, written.figures, scanned, content, progress)
     written.write_report(scratch.tree, manifest, options)
     log.info("Writing report to %s.", f"{job.target.uri.rstrip('/')}/{layout.REPORT_HTML}")
     log_file.rename(scratch.tree / layout.LOG)
@@ -95,7 +97,7 @@ def _table(job: Job, scanned: list[ScannedFiles], scratch: Scratch) -> FrameTabl
 
 
 def _manifest(
-    job: Job, outcome: Outcome, figures: Figures, scanned: list[ScannedFiles], progress: Progress
+    job: Job, outcome: Outcome, figures: Figures, scanned: list[ScannedFiles], content: str, progress: Progress
 ) -> Manifest:
     table, options, found, pool = outcome.table, job.options, job.found, job.pool
     counts = Counts(
@@ -128,7 +130,9 @@ def _manifest(
             notes=outcome.notes,
         ),
         checks=check(outcome, duplicates_removed=options.remove_exact_duplicates and outcome.sequences is None),
-        datapool=ManifestPool(uri=pool.datapool.uri, name=pool.datapool.name, part=pool.part, updated=pool.updates)
+        datapool=ManifestPool(
+            uri=pool.datapool.uri, name=pool.datapool.name, part=pool.part(content), updated=pool.updates
+        )
         if pool
         else None,
         input=tuple(_inputs(job, scanned)),

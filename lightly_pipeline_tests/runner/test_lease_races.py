@@ -250,6 +250,7 @@ def test_no_instance_stops_under_a_lease_and_none_outlives_its_last_lease() -> N
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)
 def test_no_instance_stops_under_a_lease_in_two_thousand_histories() -> None:
     run_state_machine_as_test(
         LeaseRaces,

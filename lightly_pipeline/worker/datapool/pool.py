@@ -6,7 +6,7 @@ import hashlib
 import logging
 import tempfile
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +32,11 @@ if TYPE_CHECKING:
 _SUFFIX = ".npz"
 
 log = logging.getLogger(__name__)
+
+
+def _none(part: str) -> bool:
+    """Leave no part aside."""
+    return False
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,7 @@ class Datapool:
 
     def embedders(self) -> Iterator[tuple[str, Embedder]]:
         """(part name, embedder) of every part that holds vectors; one part or segment in memory at a time."""
-        return ((name, embedder) for name, embedder, rows in self._contents(None) if len(rows))
+        return ((name, embedder) for name, embedder, rows in self._contents(_none) if len(rows))
 
     def replace(
         self,
@@ -134,10 +139,11 @@ class Datapool:
         """Fail now, before hours of work, where nothing can be written. Raises DatapoolError."""
         self.store.prepare()
 
-    def check(self, embedder: EmbedderLike, *, without: str | None = None) -> None:
+    def check(self, embedder: EmbedderLike, *, without: Callable[[str], bool] = _none) -> None:
         """Fail now, before hours of work, where `load` would: looks at the first part that holds vectors.
 
-        Raises DatapoolError when another embedder than `embedder` made them, or they cannot be read.
+        without: whether a part of this name is left aside. Raises DatapoolError when another embedder than `embedder`
+        made them, or they cannot be read.
         """
         expected = Embedder.of(embedder)
         for name, identity, rows in self._contents(without):
@@ -163,7 +169,7 @@ class Datapool:
         count = 0
         with tempfile.NamedTemporaryFile(prefix="datapool-", suffix=".f32", dir=scratch, delete=False) as spool:
             try:
-                for name, identity, rows in self._contents(without):
+                for name, identity, rows in self._contents(lambda name: name == without):
                     if not len(rows):
                         # Nothing to compare: it may be of an earlier embedder.
                         continue
@@ -212,9 +218,9 @@ class Datapool:
             self.store.delete(name)
         return Compaction(parts=len(live), segments=len(kept), removed=len(old - kept))
 
-    def _contents(self, without: str | None) -> Iterator[tuple[str, Embedder, NDArray[np.float32]]]:
+    def _contents(self, without: Callable[[str], bool]) -> Iterator[tuple[str, Embedder, NDArray[np.float32]]]:
         """(part, embedder, vectors): from segments where they are current, else from the parts themselves."""
-        live = {name: stored.tag for name, stored in self.parts() if name != without}
+        live = {name: stored.tag for name, stored in self.parts() if not without(name)}
         seen: set[str] = set()
         # A segment that was listed is gone when a compaction put its parts into others: these are listed then.
         while live and (names := self._segments() - seen):

@@ -27,6 +27,41 @@ def test_the_datapool_only_grows_and_a_repetition_replaces_its_own_part(clips, t
     assert len(list((tmp_path / "pool/pool").glob("*.npz"))) == 2
 
 
+def test_an_input_of_other_content_adds_to_the_pool_and_the_same_replaces_its_part(tmp_path):
+    """A folder into which new videos are put took the place of what it had held before."""
+    pool = {"datapool.name": "pool", "datapool.uri": str(tmp_path / "pool"), "stopping_condition.n_samples": 4}
+    day, counts = tmp_path / "watched", []
+    for seed in (1, 2):
+        shutil.rmtree(day, ignore_errors=True)
+        write_clip(day / "latest.mp4", seed=seed)
+        for again in ("", "again"):
+            made = select_frames(day, tmp_path / f"out{seed}{again}", pool).manifest
+            counts.append((made.counts.pool_before, made.counts.pool_after))
+    assert counts == [(0, 4), (0, 4), (4, 8), (4, 8)]
+    assert select_frames(day, tmp_path / "out2", pool).already_done
+    named = {**pool, "datapool.part": "watched"}
+    for seed in (3, 4):
+        write_clip(day / "latest.mp4", seed=seed)
+        made = select_frames(day, tmp_path / f"out{seed}", named).manifest
+        assert (made.counts.pool_before, made.counts.pool_after) == (8, 12)
+
+
+def test_what_an_earlier_version_put_there_is_replaced_by_the_same_content(clips, tmp_path):
+    """Its parts had no content in their names."""
+    pool = {"datapool.name": "pool", "datapool.uri": str(tmp_path / "pool"), "stopping_condition.n_samples": 4}
+    select_frames(clips, tmp_path / "one", pool)
+    [part] = (tmp_path / "pool/pool").glob("*.npz")
+    part.rename(part.with_name(f"{part.stem.rpartition('-')[0]}.npz"))
+    made = select_frames(clips, tmp_path / "two", pool).manifest
+    assert (made.counts.pool_before, made.counts.pool_after) == (0, 4)
+    assert len(list((tmp_path / "pool/pool").glob("*.npz"))) == 1
+
+
+def test_a_datapool_without_a_name_is_told(clips, tmp_path, caplog):
+    select_frames(clips, tmp_path / "out", {"datapool.uri": str(tmp_path / "pool"), "stopping_condition.n_samples": 1})
+    assert "No datapool is used" in caplog.text
+
+
 def test_what_the_pool_knows_is_not_selected_again(clips, tmp_path):
     pool = {"datapool.name": "pool", "datapool.uri": str(tmp_path / "pool")}
     select_frames(clips, tmp_path / "one", pool)

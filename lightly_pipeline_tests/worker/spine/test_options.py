@@ -176,8 +176,6 @@ def test_an_unknown_option_is_refused_with_the_nearest_name(argument, nearest):
             "selection_config={n_samples: 3, strategies: [{input: {type: RANDOM}, strategy: {type: WEIGHTS, max: 3}}]}",
             "there is no such key",
         ),
-        ("datapool.uri=pool", "datapool.name is not"),
-        ("datapool.part=mine", "datapool.name is not"),
     ],
 )
 def test_a_wrong_value_is_one_sentence_that_names_option_and_remedy(argument, words):
