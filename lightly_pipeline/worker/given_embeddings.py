@@ -170,7 +170,7 @@ def _is_parquet(file: str) -> bool:
 
 
 def _unreadable(file: str, error: Exception) -> OptionError:
-    return OptionError(f"embeddings={file} cannot be read: {' '.join(str(error).split())}.")
+    return OptionError(f"embeddings={file} cannot be read: {' '.join(str(error).split()).rstrip('.')}.")
 
 
 def _read(looked: GivenFile, source: Source) -> "pa.Table":

@@ -16,7 +16,7 @@ def write_shards(tree: Path, table: FrameTable, files: Mapping[int, Path], size_
     """Tar files of about `size_in_mb` in the order of the input; the same frames give the same bytes."""
     folder = tree / layout.SHARDS
     folder.mkdir(parents=True, exist_ok=True)
-    shards: list[list[int]] = [[]]
+    shards: list[list[int]] = [[]] if files else []
     held = 0
     for row in sorted(files):
         size = files[row].stat().st_size

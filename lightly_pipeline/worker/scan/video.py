@@ -267,8 +267,10 @@ class _Scan:
             except (av.FFmpegError, OSError, ValueError) as error:
                 if chunk is not None and chunk.stream is not None:
                     self._end(chunk.stream)
+                empty = path.is_file() and not path.stat().st_size
+                reason = "the file is empty" if empty else reason_of(error)
                 file.header.problems.append(
-                    Problem(None, f"{path.name} does not open as a video: {reason_of(error)}.", "unreadable")
+                    Problem(None, f"{path.name} does not open as a video: {reason}.", "unreadable")
                 )
             sequence += count
             file.expected_chunks = count

@@ -84,7 +84,7 @@ def check(scan):
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("empty.mp4", b"", "does not open"),
+        ("empty.mp4", b"", "does not open as a video: the file is empty"),
         ("text.mp4", b"hello world\n", "does not open"),
         ("playlist.mp4", b"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n/etc/passwd\n#EXT-X-ENDLIST\n", ""),
         ("playlist.webm", b"ffconcat version 1.0\nfile /etc/passwd\n", ""),
