@@ -320,7 +320,7 @@ class Options(_Group):
     num_processes: int = _unsupported(-1, "worker processes", "use num_threads", harmless=True)
     scratch: str = _own(
         "",
-        "folder for work in progress, kept so that a killed run continues; empty: /var/tmp",
+        "folder below which work in progress is kept, so that a killed run continues; empty: /var/tmp",
         incidental=True,
     )
     scratch_size_in_GB: float = _own(

@@ -155,22 +155,32 @@ def _log_file(scratch: Scratch) -> Iterator[Path]:
     handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(handler)
-    level, propagates = logger.level, logger.propagate
-    if not logger.isEnabledFor(logging.INFO):
-        # The file has every line; to the program that runs this goes what it asked for.
-        onwards = _Onwards(logger.getEffectiveLevel())
-        logger.addHandler(onwards)
-        logger.setLevel(logging.INFO)
-        logger.propagate = False
     try:
-        yield path
+        with _every_line(logger):
+            yield path
     finally:
         logger.removeHandler(handler)
         handler.close()
-        if logger.propagate != propagates:
-            logger.removeHandler(onwards)
-            logger.setLevel(level)
-            logger.propagate = propagates
+
+
+@contextmanager
+def _every_line(logger: logging.Logger) -> Iterator[None]:
+    """Handlers of the logger get lines from INFO on; to the program that runs this goes what it asked for."""
+    level, propagates = logger.level, logger.propagate
+    if logger.isEnabledFor(logging.INFO):
+        yield
+        return
+    onwards = _Onwards(logger.getEffectiveLevel())
+    if propagates:
+        logger.addHandler(onwards)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(onwards)
+        logger.setLevel(level)
+        logger.propagate = propagates
 
 
 def _bytes(options: Options) -> int:
