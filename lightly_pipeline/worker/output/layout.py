@@ -14,6 +14,8 @@ REPORT_JSON = "report.json"
 LOG = "log.txt"
 #: Names that a publication in progress may have left; gone when the manifest is there.
 PLAN = ".incomplete.json"
+#: Which run publishes to an S3 prefix; gone when it is done.
+TURN = ".publishing.json"
 CONTACT_SHEET = "contact_sheet.jpg"
 REMOVED_SAMPLES = "removed_samples.csv"
 CORRUPTNESS = "corruptness_check_information.json"

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from lightly_pipeline.worker.errors import StorageError
 from lightly_pipeline.worker.output import layout
+from lightly_pipeline.worker.output.turn import Turn
 from lightly_pipeline.worker.s3 import TRANSFERS, S3Address, is_s3, s3_client, s3_errors
 from lightly_pipeline.worker.scratch import DISK_FULL
 
@@ -199,24 +200,34 @@ class S3Target:
         """Upload everything in parallel, drop what earlier runs left, put the manifest.
 
         Objects of an earlier tree are replaced as they come: when the run ends on the way, nothing of both is left.
+        Runs to one prefix wait for each other.
         """
+        with (
+            s3_errors(f"write to {self.uri}"),
+            Turn(self.address.bucket, self._key(layout.TURN), self.uri, lambda: on_file(0)) as turn,
+        ):
+            self._publish(tree, contribute, on_file, turn)
+
+    def _publish(self, tree: Path, contribute: Callable[[], None], on_file: Callable[[int], None], turn: Turn) -> None:
         names = set(layout.names_below(tree))
         stale = _left_behind(self.read(layout.MANIFEST), self.read(layout.PLAN))
         bucket = self.address.bucket
-        with s3_errors(f"write to {self.uri}"):
-            plan = json.dumps(sorted(stale | names)).encode()
-            s3_client().put_object(Bucket=bucket, Key=self._key(layout.PLAN), Body=plan)
-            s3_client().delete_object(Bucket=bucket, Key=self._key(layout.MANIFEST))
-            try:
-                self._upload_all(tree, sorted(names - {layout.MANIFEST}), on_file)
-                self._remove_all(sorted(stale - names))
-                contribute()
-                self._upload(tree, layout.MANIFEST)
-            except BaseException:
+        plan = json.dumps(sorted(stale | names)).encode()
+        s3_client().put_object(Bucket=bucket, Key=self._key(layout.PLAN), Body=plan)
+        s3_client().delete_object(Bucket=bucket, Key=self._key(layout.MANIFEST))
+        try:
+            self._upload_all(tree, sorted(names - {layout.MANIFEST}), on_file, turn)
+            turn.check()
+            self._remove_all(sorted(stale - names))
+            contribute()
+            turn.check()
+            self._upload(tree, layout.MANIFEST)
+        except BaseException:
+            if not turn.lost:
                 # The plan goes last: until then it tells what is to be removed.
                 self._remove_all([*sorted(stale | names), layout.PLAN])
-                raise
-            s3_client().delete_object(Bucket=bucket, Key=self._key(layout.PLAN))
+            raise
+        s3_client().delete_object(Bucket=bucket, Key=self._key(layout.PLAN))
 
     def read(self, name: str) -> bytes | None:
         """An object below the prefix."""
@@ -243,11 +254,15 @@ class S3Target:
                         del missing[name]
         return not missing
 
-    def _upload_all(self, tree: Path, names: list[str], on_file: Callable[[int], None]) -> None:
+    def _upload_all(self, tree: Path, names: list[str], on_file: Callable[[int], None], turn: Turn) -> None:
+        def upload(name: str) -> None:
+            turn.check()
+            self._upload(tree, name)
+
         pool = ThreadPoolExecutor(TRANSFERS, thread_name_prefix="upload")
         try:
             for start in range(0, len(names), _UPLOADS_AT_A_TIME):
-                for _ in pool.map(lambda name: self._upload(tree, name), names[start : start + _UPLOADS_AT_A_TIME]):
+                for _ in pool.map(upload, names[start : start + _UPLOADS_AT_A_TIME]):
                     on_file(1)
         finally:
             # After a failure or an interrupt the rest is not worth sending.

@@ -3,12 +3,14 @@
 import errno
 import json
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from lightly_pipeline.worker.errors import Interrupted, StorageError
-from lightly_pipeline.worker.output.targets import FolderTarget, open_target
+from lightly_pipeline.worker.output import turn
+from lightly_pipeline.worker.output.targets import open_target
 from lightly_pipeline.worker.s3 import s3_client
 from lightly_pipeline_tests.worker.spine.conftest import tree_of
 
@@ -32,7 +34,17 @@ def make_tree(folder, names, content):
 
 
 def publish(target, tree, on_file=lambda done: None):
-    FolderTarget(target).publish(tree, lambda: None, on_file)
+    open_target(str(target), "").publish(tree, lambda: None, on_file)
+
+
+def published(bucket):
+    """The objects below out/ by their name."""
+    client = s3_client()
+    listed = client.list_objects_v2(Bucket=bucket, Prefix="out/").get("Contents", [])
+    return {
+        entry["Key"].removeprefix("out/"): client.get_object(Bucket=bucket, Key=entry["Key"])["Body"].read().decode()
+        for entry in listed
+    }
 
 
 def test_an_interrupt_ends_a_copy_to_another_file_system(tmp_path, on_another_file_system):
@@ -53,9 +65,11 @@ def test_an_interrupt_ends_a_copy_to_another_file_system(tmp_path, on_another_fi
 def test_runs_into_one_folder_leave_the_tree_of_one_of_them(tmp_path, on_another_file_system):
     """They took each other's files away, and a manifest vouched for what was not there."""
     out = tmp_path / "out"
-    for turn in range(20):
+    for number in range(20):
         trees = [
-            make_tree(tmp_path / f"{turn}-{own}", [f"data/sampled/{own}-{n}.png" for n in range(5)] + ["log.txt"], own)
+            make_tree(
+                tmp_path / f"{number}-{own}", [f"data/sampled/{own}-{n}.png" for n in range(5)] + ["log.txt"], own
+            )
             for own in "abc"
         ]
         threads = [threading.Thread(target=publish, args=(out, tree)) for tree in trees]
@@ -84,3 +98,77 @@ def test_a_prefix_with_somebody_elses_objects_is_refused(bucket):
     client.put_object(Bucket=bucket, Key="out/log.txt", Body=b"of an earlier run")
     client.put_object(Bucket=bucket, Key="out/manifest.json", Body=json.dumps({"files": []}).encode())
     target.prepare()
+
+
+def test_runs_to_one_prefix_leave_the_tree_of_one_of_them(bucket, tmp_path, monkeypatch):
+    """Each replaced objects of the other as they came, and both said that they were done."""
+    monkeypatch.setattr(turn, "_LOOKS_EVERY", 0.01)
+    for number in range(4):
+        trees = [
+            make_tree(
+                tmp_path / f"{number}-{own}", [f"data/sampled/{own}-{n}.png" for n in range(5)] + ["log.txt"], own
+            )
+            for own in "abc"
+        ]
+        threads = [threading.Thread(target=publish, args=(f"s3://{bucket}/out", tree)) for tree in trees]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        found = published(bucket)
+        manifest = json.loads(found.pop("manifest.json"))
+        assert found == {entry["path"]: manifest["by"] for entry in manifest["files"]}
+
+
+def test_the_turn_of_a_killed_run_is_taken_over(bucket, tmp_path, monkeypatch):
+    monkeypatch.setattr(turn, "_LOOKS_EVERY", 0.05)
+    monkeypatch.setattr(turn, "_LAPSES_AFTER", 1.5)
+    client = s3_client()
+    client.put_object(Bucket=bucket, Key="out/.publishing.json", Body=b"of a run that was killed")
+    begin = time.monotonic()
+    publish(f"s3://{bucket}/out", make_tree(tmp_path / "tree", ["log.txt"], "mine"))
+    assert time.monotonic() - begin > 0.5, "it may still be alive"
+    assert set(published(bucket)) == {"log.txt", "manifest.json"}
+
+
+def test_a_run_that_is_heard_of_keeps_its_turn_for_as_long_as_it_takes(bucket, tmp_path, monkeypatch):
+    for name, seconds in (("_LOOKS_EVERY", 0.05), ("_LAPSES_AFTER", 4.0), ("_RENEWED_EVERY", 0.2)):
+        monkeypatch.setattr(turn, name, seconds)
+    slow, order = make_tree(tmp_path / "slow", ["log.txt"], "slow"), []
+    begun = threading.Event()
+
+    def slowly(done):
+        if done:
+            begun.set()
+            time.sleep(7)
+            order.append("slow")
+
+    first = threading.Thread(target=publish, args=(f"s3://{bucket}/out", slow, slowly))
+    first.start()
+    begun.wait(30)
+    publish(
+        f"s3://{bucket}/out", make_tree(tmp_path / "quick", ["log.txt"], "quick"), lambda done: order.append("quick")
+    )
+    first.join()
+    assert "slow" not in order[order.index("slow") + 1 :]
+    assert order[-1] == "quick"
+    assert published(bucket)["log.txt"] == "quick"
+
+
+def test_a_run_that_stood_still_for_too_long_leaves_the_others_objects_alone(bucket, tmp_path, monkeypatch):
+    monkeypatch.setattr(turn, "_RENEWED_EVERY", 0.1)
+    client = s3_client()
+
+    def overtaken(done):
+        if done == 1:
+            client.put_object(Bucket=bucket, Key="out/.publishing.json", Body=b"of another run")
+            client.put_object(Bucket=bucket, Key="out/log.txt", Body=b"theirs")
+            time.sleep(1)
+
+    tree = make_tree(tmp_path / "tree", ["log.txt"], "mine")
+    with pytest.raises(StorageError, match=r"Another run publishes to .*start it again"):
+        publish(f"s3://{bucket}/out", tree, overtaken)
+    found = published(bucket)
+    assert found["log.txt"] == "theirs"
+    assert found[".publishing.json"] == "of another run"
+    assert "manifest.json" not in found

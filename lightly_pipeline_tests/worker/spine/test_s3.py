@@ -124,7 +124,7 @@ def test_the_manifest_is_uploaded_after_everything_else(uploaded, monkeypatch):
 
     monkeypatch.setattr(client, "put_object", noted)
     select_frames(uploaded, "s3://frames/out", {**SELECT, "datapool.name": "pool"})
-    assert order[0] == "out/.incomplete.json"
+    assert order[:2] == ["out/.publishing.json", "out/.incomplete.json"]
     assert order[-1] == "out/manifest.json"
     assert keys("datapool/pool/") == {key for key in keys("datapool/pool/") if key.endswith(".npz")} != set()
 
