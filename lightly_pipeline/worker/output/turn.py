@@ -11,6 +11,7 @@ import logging
 import threading
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
@@ -79,22 +80,34 @@ class Turn:
             )
 
     def _take(self) -> bool:
-        from botocore.exceptions import ClientError
-
         if self._put(IfNoneMatch="*"):
             return True
+        there = self._look()
+        if there is None or there.is_ours:
+            return there is not None
+        return there.silent > _LAPSES_AFTER and self._put(IfMatch=there.etag)
+
+    def _look(self) -> "_There | None":
+        """Who has the turn, None if nobody."""
+        from botocore.exceptions import ClientError
+
         try:
             answer = s3_client().get_object(**self._at)
         except ClientError as error:
             if _code(error) in _GONE:
-                return False
+                return None
             raise
-        if answer["Body"].read() == self._body:  # the answer to the write was lost, and it was sent again
-            self._etag = answer["ETag"]
-            return True
-        now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
-        silent = (now - answer["LastModified"]).total_seconds()
-        return silent > _LAPSES_AFTER and self._put(IfMatch=answer["ETag"])
+        there = _There(
+            # Where its ETag is not known, the answer to the write was lost, and it was sent again.
+            is_ours=answer["Body"].read() == self._body,
+            etag=answer["ETag"],
+            silent=(
+                parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"]) - answer["LastModified"]
+            ).total_seconds(),
+        )
+        if there.is_ours:
+            self._etag = there.etag
+        return there
 
     def _put(self, **condition: Any) -> bool:
         """Write who has the turn, unless somebody else has it."""
@@ -116,10 +129,21 @@ class Turn:
         while not self._done.wait(_RENEWED_EVERY):
             try:
                 if not self._put(IfMatch=self._etag):
-                    self._lost = True
-                    return
+                    there = self._look()
+                    if there is None or not there.is_ours:
+                        self._lost = True
+                        return
             except (BotoCoreError, ClientError) as error:
                 log.warning("It could not be said that this run publishes to %s: %s", self._uri, error)
+
+
+@dataclass(frozen=True)
+class _There:
+    """Who has the turn: whether it is this run, and the seconds since it was last heard of."""
+
+    is_ours: bool
+    etag: str
+    silent: float
 
 
 def _code(error: "ClientError") -> str:

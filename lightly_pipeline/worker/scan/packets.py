@@ -129,7 +129,8 @@ def describe(container: av.container.InputContainer, header: Header) -> av.Video
     """The stream whose pictures are read, None without one; what the container says of it goes to `header`."""
     stream = video_stream(container)
     if stream is None:
-        kinds = sorted({str(item.type) for item in container.streams}) or ["nothing"]
+        named = {"video": "a cover picture"}
+        kinds = sorted({named.get(item.type, str(item.type)) for item in container.streams}) or ["nothing"]
         header.problems.append(
             Problem(None, f"{header.path.name} has no video in it, only {', '.join(kinds)}.", "unreadable")
         )

@@ -117,16 +117,23 @@ def test_a_missing_file_and_a_directory_are_unreadable(tmp_path):
         assert [problem.kind for problem in scan.problems] == ["unreadable"]
 
 
-def test_audio_alone_is_said_to_be_audio_alone(tmp_path):
+@pytest.mark.parametrize(("cover", "said"), [(False, "only audio."), (True, "only a cover picture, audio.")])
+def test_a_file_without_video_is_said_to_have_none(tmp_path, cover, said):
     path = tmp_path / "sound.mp4"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", rate=44100, layout="mono")
+        if cover:
+            picture = container.add_stream("mjpeg", width=16, height=16, pix_fmt="yuvj420p")
+            picture.disposition = av.stream.Disposition.attached_pic
+            image = av.VideoFrame(16, 16, "yuvj420p")
+            image.pts = 0
+            container.mux([*picture.encode(image), *picture.encode(None)])
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
         frame.sample_rate = 44100
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     scan = scan_video(path, scratch=tmp_path, settings=EXACT)
-    assert "no video in it, only audio" in scan.problems[0].reason
+    assert scan.problems[0].reason == f"sound.mp4 has no video in it, {said}"
 
 
 def test_a_truncated_video_is_used_as_far_as_it_goes(tmp_path):

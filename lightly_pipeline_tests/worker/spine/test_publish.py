@@ -155,6 +155,25 @@ def test_a_run_that_is_heard_of_keeps_its_turn_for_as_long_as_it_takes(bucket, t
     assert published(bucket)["log.txt"] == "quick"
 
 
+def test_a_renewal_whose_answer_was_lost_loses_no_turn(bucket, tmp_path, monkeypatch):
+    """It is sent again with an ETag that is the object's no longer, where each write has one of its own (KMS)."""
+    monkeypatch.setattr(turn, "_RENEWED_EVERY", 0.1)
+    client, at = s3_client(), {"Bucket": bucket, "Key": "out/.publishing.json"}
+
+    def with_another_etag(done):
+        if done == 1:
+            there = client.get_object(**at)
+            upload = {**at, "UploadId": client.create_multipart_upload(**at)["UploadId"]}
+            part = client.upload_part(**upload, PartNumber=1, Body=there["Body"].read())["ETag"]
+            client.complete_multipart_upload(**upload, MultipartUpload={"Parts": [{"PartNumber": 1, "ETag": part}]})
+            assert client.head_object(**at)["ETag"] != there["ETag"]
+            time.sleep(1)
+            assert client.head_object(**at)["ETag"] == there["ETag"], "it was renewed"
+
+    publish(f"s3://{bucket}/out", make_tree(tmp_path / "tree", ["log.txt"], "mine"), with_another_etag)
+    assert set(published(bucket)) == {"log.txt", "manifest.json"}
+
+
 def test_a_run_that_stood_still_for_too_long_leaves_the_others_objects_alone(bucket, tmp_path, monkeypatch):
     monkeypatch.setattr(turn, "_RENEWED_EVERY", 0.1)
     client = s3_client()
