@@ -1,4 +1,5 @@
-"""The balanced strategy: part of the budget on representatives, the rest on greedy k-center on top of them.
+"""The balanced strategy: part of the budget on representatives, the rest on greedy k-center on top of them, and then
+each to where it stands best for what is nearest to it (`medoids.py`).
 
 Pure k-center has the best worst case and the least redundancy, but spends its budget on outliers: the average frame
 is farther from a selected one than with every tenth frame, and short shots are missed. Representatives (k-medians
@@ -22,12 +23,15 @@ from lightly_pipeline.worker.select.distance import (
 )
 from lightly_pipeline.worker.select.in_order import in_order
 from lightly_pipeline.worker.select.medians import medians
+from lightly_pipeline.worker.select.medoids import to_medoids
 from lightly_pipeline.worker.select.selection import Floats, Indices, StoppedBy, Watch
 
 #: Share of the budget for representatives: with more, pure k-center's redundancy is left behind; with less, the mean
 #: of every tenth frame is (0.5 to 0.7 on real, generated and synthetic clips, 5 to 15 %).
 REPRESENTATIVES = 0.6
 APART = 0.5
+#: The same for picks that go where they stand best.
+_MOVED_APART = 0.75
 # A cut: a step this long, and this many times the usual step around it.
 _CUT = 0.25
 _CUT_RATIO = 3
@@ -51,8 +55,12 @@ def balanced(
     k_center: KCenter,
     groups: NDArray[np.integer] | None,
     sharpness: NDArray[np.floating] | None,
+    spare: int = 0,
 ) -> tuple[Indices, Floats, StoppedBy]:
-    """Picks, distances and why it stopped: representatives in display order, then k-center's."""
+    """Picks, distances and why it stopped: representatives in display order, then k-center's.
+
+    spare: how many of the last ones the caller may do without: the others stand where they would without these.
+    """
     count = round(budget * REPRESENTATIVES)
     to_pool = None if pool is None or not len(pool) else nearest_neighbours(points, pool)[1]
     gap = usual_gap(points, pool, budget, min_distance, watch, k_center)
@@ -62,9 +70,15 @@ def balanced(
     picks, distances, _ = in_order(points, pool, wanted, count, max(min_distance, APART * gap), watch)
     known = points[picks] if to_pool is None else np.concatenate([pool, points[picks]])
     rest, rest_distances, stopped_by = k_center(points, known, budget - len(picks), min_distance, watch)
+    greedy, distances = np.concatenate([picks, rest]), np.concatenate([distances, rest_distances])
+    settled, further = np.split(greedy, [max(0, budget - spare)])
+    shots, apart = shot_numbers(points, groups), max(min_distance, _MOVED_APART * gap)
+    picks = np.concatenate([to_medoids(points, to_pool, settled, shots, apart, watch), further])
+    if not np.array_equal(picks, greedy):
+        distances = distances_when_picked(points[picks], pool)
     if sharpness is not None:
-        rest, rest_distances = _sharpen_tail(points, known, rest, rest_distances, groups, sharpness, min_distance)
-    return np.concatenate([picks, rest]), np.concatenate([distances, rest_distances]), stopped_by
+        picks, distances = _sharpened(points, pool, picks, distances, groups, sharpness, min_distance)
+    return picks, distances, stopped_by
 
 
 def usual_gap(
@@ -150,26 +164,26 @@ def sharper(
     return moved
 
 
-def _sharpen_tail(
+def _sharpened(
     points: Floats,
-    known: Floats,
-    rows: Indices,
+    pool: Floats | None,
+    picks: Indices,
     distances: Floats,
     groups: NDArray[np.integer] | None,
     sharpness: NDArray[np.floating],
     min_distance: float,
 ) -> tuple[Indices, Floats]:
-    """Move k-center's picks to sharper frames that show the same, and measure their distances again.
+    """Move picks to sharper frames that show the same, and measure their distances again.
 
     Picks that are farther from everything before them than twice the move cannot come too near to each other by it.
     The others stay as they are, and so does a pick that would come too near to one of those.
     """
     room = np.maximum(3 * _SAME_FRAME, min_distance + 2 * _SAME_FRAME)
-    moved = np.where(distances >= room, sharper(points, rows, groups, sharpness), rows)
-    changed = np.flatnonzero(moved != rows)
-    staying = points[rows[distances < room]]
+    moved = np.where(distances >= room, sharper(points, picks, groups, sharpness), picks)
+    changed = np.flatnonzero(moved != picks)
+    staying = points[picks[distances < room]]
     too_near = nearest_neighbours(points[moved[changed]], staying)[1] < max(_SAME_FRAME, min_distance)
-    moved[changed[too_near]] = rows[changed[too_near]]
+    moved[changed[too_near]] = picks[changed[too_near]]
     if too_near.all():
-        return rows, distances
-    return moved, distances_when_picked(points[moved], known)
+        return picks, distances
+    return moved, distances_when_picked(points[moved], pool)

@@ -39,6 +39,7 @@ def select(
     seconds: NDArray[np.floating] | None = None,
     seed: int = 0,
     engine: str = "auto",
+    spare: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> Selection:
@@ -53,7 +54,8 @@ def select(
     Strategies: "coreset" is Lightly's greedy k-center; with `weights` (float [n], not negative) the row with the
     largest distance times weight is next, and rows of weight 0 are left out. "balanced" spends 0.6 of the budget on
     representatives along each video, and of frames that show the same it takes the one with the largest `sharpness`
-    (float [n]). "random" draws by `seed`. "weights" takes the heaviest rows. The pool and the distances hold for all.
+    (float [n]); the last `spare` of its picks are proposals, which the others neither rely on nor keep away from.
+    "random" draws by `seed`. "weights" takes the heaviest rows. The pool and the distances hold for all.
 
     `on_progress(picked, budget)` is called now and then; `cancelled()` returning true raises SelectionCancelled
     within a fraction of a second, and so does Ctrl-C with KeyboardInterrupt.
@@ -91,7 +93,15 @@ def select(
         picks, distances, stopped_by = in_order(points, known, order, budget, distance, watch)
     elif strategy == "balanced":
         picks, distances, stopped_by = balanced(
-            points, known, budget, distance, watch, k_center=k_center(engine, notes), groups=groups, sharpness=sharpness
+            points,
+            known,
+            budget,
+            distance,
+            watch,
+            k_center=k_center(engine, notes),
+            groups=groups,
+            sharpness=sharpness,
+            spare=spare,
         )
     else:
         picks, distances, stopped_by = k_center(engine, notes, weights)(points, known, budget, distance, watch)

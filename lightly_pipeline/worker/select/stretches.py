@@ -106,7 +106,7 @@ class _Stretches:
         """At most `budget` picks, balanced within each stretch, and none nearly the same as one of another."""
         first, further, gaps = [], [], []
         for part, share in self._shared(pool, budget, "balanced", budget):
-            chosen = self._select(part, share + int(share * _SPARE) + 1, pool, "balanced")
+            chosen = self._select(part, share, pool, "balanced", spare=int(share * _SPARE) + 1)
             first.append((part[chosen.indices[:share]], chosen.distances[:share]))
             further.append((part[chosen.indices[share:]], chosen.distances[share:]))
             if len(chosen) and np.isfinite(chosen.distances[-1]):
@@ -169,10 +169,11 @@ class _Stretches:
             give_back()
             self.watch.beat(done, total)
 
-    def _select(self, places: Indices, budget: int, pool: Floats | None, strategy: str) -> Selection:
+    def _select(self, places: Indices, budget: int, pool: Floats | None, strategy: str, *, spare: int = 0) -> Selection:
         return select(
             self._vectors(places),
-            budget=budget,
+            budget=budget + spare,
+            spare=spare,
             min_distance=self.min_distance,
             pool=pool,
             strategy=strategy,

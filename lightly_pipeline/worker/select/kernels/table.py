@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lightly_pipeline.worker.select.kernels import balls, medians, order, rounds
+from lightly_pipeline.worker.select.kernels import balls, medians, medoids, order, rounds
 
 KERNELS = {
     "divide": order.divide,
@@ -15,4 +15,8 @@ KERNELS = {
     "start": medians.start,
     "plant": medians.plant,
     "advance": medians.advance,
+    "near": medoids.near,
+    "cluster": medoids.cluster,
+    "centre": medoids.centre,
+    "move": medoids.move,
 }
