@@ -21,6 +21,7 @@ from lightly_pipeline.resources.s3 import BucketResource
 from lightly_pipeline.settings import RUN_SCRIPT
 from lightly_pipeline.storage import VideoBucket, VideoFolder
 from lightly_pipeline.videos import DATAPOOL_PREFIX, input_prefix, manifest_key, output_prefix, videos
+from lightly_pipeline.worker.output import layout
 
 # What the worker reports by itself, and what is checked from outside.
 _WORKER_CHECKS = ("budget_kept", "no_exact_duplicates", "min_distance_kept")
@@ -82,7 +83,10 @@ def _origin(bucket: VideoBucket, folder: VideoFolder) -> dict[str, dg.MetadataVa
 
 
 def _compare_with_bucket(bucket: VideoBucket, key: str) -> dg.AssetCheckResult:
-    """Whether every file that the manifest lists is in the bucket with its size, and no other file is."""
+    """Whether every file that the manifest lists is in the bucket with its size, and no other file is.
+
+    A publication that was killed when its manifest was there leaves two marks of its own, which say nothing of it.
+    """
     content = bucket.read(manifest_key(key))
     if content is None:
         raise dg.Failure(
@@ -92,7 +96,8 @@ def _compare_with_bucket(bucket: VideoBucket, key: str) -> dg.AssetCheckResult:
         )
     manifest: dict[str, Any] = json.loads(content)
     listed = {f"{output_prefix(key)}{file['path']}": file["bytes"] for file in manifest["files"]}
-    present = {file.key: file.size for file in bucket.list(output_prefix(key)) if file.key != manifest_key(key)}
+    beside = {f"{output_prefix(key)}{name}" for name in (layout.MANIFEST, layout.PLAN, layout.TURN)}
+    present = {file.key: file.size for file in bucket.list(output_prefix(key)) if file.key not in beside}
     wrong = sorted({name for name in listed.keys() | present.keys() if listed.get(name) != present.get(name)})
     return dg.AssetCheckResult(
         check_name=_MANIFEST_CHECK,

@@ -5,6 +5,7 @@ The grammar is Lightly's (Hydra's in the simple part that its docs use): dotted 
 """
 
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -116,6 +117,11 @@ def require_place(what: str, value: str) -> None:
     require_text(what, value)
     if not value.strip():
         raise OptionError(f"{what} is empty: give a folder or an s3:// prefix (was a shell variable not set?).")
+    if not Path(value).is_absolute():
+        try:
+            os.getcwd()
+        except FileNotFoundError:
+            raise OptionError(f"{what} is {value}, in a folder that was removed: go to one that exists.") from None
 
 
 def describe_options() -> Iterator[OptionInfo]:

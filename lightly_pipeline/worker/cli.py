@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from lightly_pipeline.worker.errors import EXIT_CODES, Interrupted, OptionError, WorkerError
 
@@ -148,7 +148,9 @@ def _select(source: str, target: str, options: "Options") -> int:
             raise result
         if session is not None:
             session.report(result)
-        _tell(result)
+        # Whoever has had enough of the log, as `head` has, or no room for it, has the result all the same.
+        with suppress(OSError):
+            _tell(result)
         return 0
 
 
@@ -187,17 +189,13 @@ def _run_until_signal(worker: threading.Thread, progress: "Progress") -> None:
 def _leave(code: int) -> NoReturn:
     """End at once: nothing is left to be done, and taking the interpreter apart takes 50 ms."""
     logging.shutdown()
-    with suppress(BrokenPipeError):
+    with suppress(OSError):
         sys.stdout.flush()
     os._exit(code)
 
 
 def _end_now(interrupted: Interrupted) -> NoReturn:
     """End whatever is still under way; what that leaves in the scratch folder the next run clears."""
-    import multiprocessing
-
-    for child in multiprocessing.active_children():
-        child.kill()
     print(f"lightly-worker: {interrupted}", file=sys.stderr, flush=True)
     sys.stdout.flush()
     os._exit(interrupted.exit_code)
@@ -230,10 +228,17 @@ def _tell(result: "SelectionResult") -> None:
     print(f"Result: {base}/  (report: {base}/{layout.REPORT_HTML})", flush=True)
 
 
+class _Lines(logging.StreamHandler[TextIO]):
+    """A log that stops nothing: where nobody reads it any more, its lines are lost."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Lose the line; the standard would print a traceback for each."""
+
+
 def _log_to_stdout() -> None:
     """Our own log lines, plain; other libraries keep to warnings on stderr."""
     if not log.handlers:
-        handler = logging.StreamHandler(sys.stdout)
+        handler = _Lines(sys.stdout)
         handler.setFormatter(logging.Formatter("%(message)s"))
         log.addHandler(handler)
     log.setLevel(logging.INFO)

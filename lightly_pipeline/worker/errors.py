@@ -38,13 +38,13 @@ class DatapoolUnusable(WorkerError):
 
 
 class Interrupted(WorkerError):
-    """A signal asked the selection to end; nothing was written."""
+    """A signal asked the selection to end; there is no new result."""
 
     def __init__(self, signal_number: int) -> None:
         self.exit_code = 128 + signal_number
         name = signal.Signals(signal_number).name
         super().__init__(
-            f"Stopped by {name}: nothing was written; start the same command again and it continues "
+            f"Stopped by {name}: nothing was completed; start the same command again and it continues "
             f"with the next video."
         )
 

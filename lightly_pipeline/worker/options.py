@@ -254,7 +254,7 @@ class Options(_Group):
     normalize_embeddings: bool = Field(True, description="scale embeddings to unit length: distances lie in 0..2")
     seed: int = _own(0, "seed of method=random, and of RANDOM in selection_config where that names none", ge=0)
     engine: Literal["auto", "numba", "numpy", "mundig"] = _own(
-        "auto", "what computes the selection; all give the same frames", incidental=True
+        "auto", "what computes the selection: numba and numpy to the bit, mundig but for rounding", incidental=True
     )
 
     # -- what to read
@@ -320,7 +320,7 @@ class Options(_Group):
     num_processes: int = _unsupported(-1, "worker processes", "use num_threads", harmless=True)
     scratch: str = _own(
         "",
-        "folder below which work in progress is kept, so that a killed run continues; empty: /var/tmp",
+        "folder below which work in progress is kept, so that a killed run continues; empty: $TMPDIR, or /var/tmp",
         incidental=True,
     )
     scratch_size_in_GB: float = _own(
@@ -372,7 +372,7 @@ class Options(_Group):
     @field_validator("run_directory")
     @classmethod
     def _stays_inside_output(cls, value: str) -> str:
-        parts = value.replace("\\", "/").split("/")
+        parts = [part.strip() for part in value.replace("\\", "/").split("/")]
         if value.startswith("/") or ".." in parts:
             raise ValueError("a folder name below OUTPUT is expected, without `..`")
         return "/".join(part for part in parts if part not in ("", "."))

@@ -5,7 +5,7 @@ visible in OUTPUT before everything is ready, and the manifest appears last.
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from lightly_pipeline.worker.progress import Progress
 from lightly_pipeline.worker.scan import identity_of
 from lightly_pipeline.worker.scanning import Scanner, open_model
 from lightly_pipeline.worker.scratch import Scratch, open_scratch
-from lightly_pipeline.worker.sources import Source, open_source
+from lightly_pipeline.worker.sources import Source, open_source, whole
 
 if TYPE_CHECKING:
     from lightly_pipeline.worker.given_embeddings import GivenFile
@@ -70,11 +70,13 @@ def select_frames(
 
     with ExitStack() as stack:
         scratch = stack.enter_context(
-            open_scratch(options.scratch, f"{source.uri}\n{target.uri}\n{job.fingerprint}", _bytes(options))
+            open_scratch(
+                options.scratch, f"{whole(source.uri)}\n{whole(target.uri)}\n{job.fingerprint}", _bytes(options)
+            )
         )
         if done := _already_done(job):
             return done
-        log_file = stack.enter_context(_log_file(scratch))
+        end_log = stack.enter_context(_log_file(scratch))
         model = open_model(options)
         if pool:
             pool.check(job.given.identity if job.given else identity_of(model))
@@ -83,7 +85,7 @@ def select_frames(
             scanned = scanner.scan(found, under_way=load)
         from lightly_pipeline.worker.result import make_result  # loaded ahead
 
-        manifest, contact_sheet = make_result(job, scanned, scanner, scratch, progress, log_file)
+        manifest, contact_sheet = make_result(job, scanned, scanner, scratch, progress, end_log)
     log.info("Done! %s", target.uri)
     return SelectionResult(target.uri, manifest, already_done=False, contact_sheet=contact_sheet)
 
@@ -148,19 +150,25 @@ class _Onwards(logging.Handler):
 
 
 @contextmanager
-def _log_file(scratch: Scratch) -> Iterator[Path]:
-    """A file that takes the log lines of this run."""
+def _log_file(scratch: Scratch) -> Iterator[Callable[[Path], None]]:
+    """A file that takes the log lines of this run, until it is told where it shall lie: it changes no more then."""
     path = scratch.work / layout.LOG
     logger = logging.getLogger("lightly_pipeline.worker")
     handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(handler)
-    try:
-        with _every_line(logger):
-            yield path
-    finally:
+
+    def end(target: Path | None = None) -> None:
         logger.removeHandler(handler)
         handler.close()
+        if target is not None:
+            path.rename(target)
+
+    try:
+        with _every_line(logger):
+            yield end
+    finally:
+        end()
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from lightly_pipeline.worker.options import Options
 from lightly_pipeline.worker.outcome import Outcome
 from lightly_pipeline.worker.s3 import S3Address, is_s3
 from lightly_pipeline.worker.scan import EmbedderIdentity
+from lightly_pipeline.worker.sources import whole
 
 log = logging.getLogger(__name__)
 
@@ -120,6 +121,6 @@ def pool_uri(output: str, run_directory: str) -> str:
 
 def pool_part(source: str) -> str:
     """A name that tells the input to people, and by its hash is no other input's."""
-    address = source if is_s3(source) else str(Path(source).resolve())
+    address = whole(source)
     readable = re.sub(r"[^A-Za-z0-9._-]+", "-", address.rstrip("/").rpartition("/")[2]).strip("-._") or "input"
     return f"{readable[:100]}-{hashlib.sha256(address.encode()).hexdigest()[:8]}"

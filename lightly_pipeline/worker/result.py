@@ -5,6 +5,7 @@ Loaded while the first half decodes (`ahead`): nothing that begins a run may imp
 
 import logging
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 from lightly_pipeline.worker.arguments import result_options
@@ -41,12 +42,17 @@ log = logging.getLogger(__name__)
 
 
 def make_result(
-    job: Job, scanned: list[ScannedFiles], scanner: Scanner, scratch: Scratch, progress: Progress, log_file: Path
+    job: Job,
+    scanned: list[ScannedFiles],
+    scanner: Scanner,
+    scratch: Scratch,
+    progress: Progress,
+    end_log: Callable[[Path], None],
 ) -> tuple[Manifest, bytes | None]:
     """Select from the frames of the scans and bring the result to OUTPUT; its manifest and contact sheet.
 
-    log_file: becomes part of the result. Raises NothingToSelect when there is no frame, and what the steps raise; then
-    OUTPUT is as it was.
+    end_log: puts the log where it becomes part of the result. Raises NothingToSelect when there is no frame, and what
+    the steps raise; then OUTPUT is as it was.
     """
     options = job.options
     table = _table(job, scanned, scratch)
@@ -77,7 +83,7 @@ def make_result(
     manifest = _manifest(job, outcome, written.figures, scanned, content, progress)
     written.write_report(scratch.tree, manifest, options)
     log.info("Writing report to %s.", f"{job.target.uri.rstrip('/')}/{layout.REPORT_HTML}")
-    log_file.rename(scratch.tree / layout.LOG)
+    end_log(scratch.tree / layout.LOG)
     return _publish(job, scratch.tree, manifest, outcome, progress), written.contact_sheet
 
 

@@ -1,14 +1,16 @@
 """Finished scans on disk: what lets a killed run continue with the next video, and keeps memory flat.
 
 One folder per video, named by file and settings, in the scratch folder of the job; its last file appears by a
-rename, so that a scan is there whole or not at all. Embeddings come back mapped from their file: however many videos
-there are, memory holds none of them. The folder is this user's own, which is why its pickles can be trusted.
+rename, so that after a kill a scan is there whole or not at all. A machine that loses its power may lose content and
+keep the name: what lacks any is no scan. Embeddings come back mapped from their file: however many videos there are,
+memory holds none of them. The folder is this user's own, which is why its pickles can be trusted.
 """
 
 import hashlib
 import os
 import pickle
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,7 +27,9 @@ from lightly_pipeline.worker.sources import InputFile
 _DONE = "scan.pickle"
 _SCANNING = "scan-"
 #: With the format of what is stored: a scan of another format is made anew.
-_STORED = "done-6-"
+_STORED = "done-7-"
+#: Bytes that are hashed at a time.
+_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -41,21 +45,23 @@ class ScanStore:
         stored = _read(self._home(file) / _DONE)
         if stored is None:
             return None
-        digest, scan = stored
-        if not scan.pictures.is_whole():
+        digest, scan, embeddings = stored
+        rows = scan.embeddings
+        if not isinstance(rows, StoredRows) or _sha256(rows) != embeddings or not scan.pictures.is_whole():
             return None
-        return ScannedFiles((file,), scan, (digest,), images=False)
+        return ScannedFiles((file,), replace(scan, settings=self.settings), (digest,), images=False)
 
     def keep(self, file: InputFile, digest: str, scan: VideoScan) -> VideoScan:
         """Store a finished scan; the same one is returned, with its embeddings on disk."""
         home = self._home(file)
         home.mkdir(parents=True, exist_ok=True)
-        stored = replace(scan, embeddings=_stored(scan.embeddings, home / "embeddings.npy"))
+        rows = _stored(scan.embeddings, home / "embeddings.npy")
+        stored = replace(scan, embeddings=rows)
         partial = home / "incomplete"
         with partial.open("wb") as content:
             hashed = _Hashed(content)
             # From protocol 5 on arrays are written without a copy.
-            _Pickler(hashed, protocol=5).dump((digest, stored))
+            _Pickler(hashed, protocol=5).dump((digest, stored, _sha256(rows)))
             content.write(hashed.digest)
         partial.replace(home / _DONE)
         return stored
@@ -74,7 +80,9 @@ class ScanStore:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _home(self, file: InputFile) -> Path:
-        text = f"{file.name}\n{file.bytes}\n{file.version}\n{self.settings}\n{self.embedder}"
+        # Any number of threads makes the same scan.
+        settings = replace(self.settings, threads=0)
+        text = f"{file.name}\n{file.bytes}\n{file.version}\n{settings}\n{self.embedder}"
         return self.folder / f"{_STORED}{hashlib.sha256(text.encode()).hexdigest()[:24]}"
 
 
@@ -95,24 +103,38 @@ class _Hashed:
         return self._hash.digest()
 
 
-def _read(path: Path) -> tuple[str, VideoScan] | None:
-    """Digest of a file and its scan, None where they are not there as they were written."""
+def _read(path: Path) -> tuple[str, VideoScan, str] | None:
+    """Digest of a file, its scan, and the digest of its embeddings; None where they are not there as they were written.
+
+    Embeddings and pictures lie in files of their own, which are not looked at.
+    """
     size = hashlib.sha256().digest_size
     try:
         with path.open("rb") as content:
             left = os.fstat(content.fileno()).st_size - size
             digest = hashlib.sha256()
             while left > 0:
-                block = content.read(min(left, 1 << 20))
+                block = content.read(min(left, _BLOCK))
                 digest.update(block)
                 left -= len(block)
             if content.read() != digest.digest():
                 return None
             content.seek(0)
-            stored: tuple[str, VideoScan] = pickle.load(content)  # noqa: S301 - written here, in a private folder
+            stored: tuple[str, VideoScan, str] = pickle.load(content)  # noqa: S301 - written here, in a private folder
             return stored
-    except OSError:
+    except Exception:  # of another version of the code or of a library: what that raises is theirs to choose
         return None
+
+
+def _sha256(rows: StoredRows) -> str:
+    """SHA-256 in hex of rows in a file, and of nothing where they are not there."""
+    digest, left = hashlib.sha256(), int(np.prod(rows.shape)) * np.dtype(np.float32).itemsize
+    with suppress(FileNotFoundError), open(rows.file, "rb") as file:
+        file.seek(rows.offset)
+        while left and (block := file.read(min(left, _BLOCK))):
+            digest.update(block)
+            left -= len(block)
+    return digest.hexdigest()
 
 
 def _packet(content: bytes, pts: int | None, dts: int | None, key: bool) -> "av.Packet[Any]":

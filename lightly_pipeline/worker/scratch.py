@@ -102,7 +102,7 @@ def _root(place: str) -> Path:
     """This user's folder: in the given one, or below /var/tmp, which outlives a restart and is not kept in memory."""
     lasting = Path("/var/tmp")  # noqa: S108 - the folder below it is this user's alone
     fallback = lasting if os.access(lasting, os.W_OK) else tempfile.gettempdir()
-    return Path(place or os.environ.get("TMPDIR") or fallback) / f"lightly-worker-{os.getuid()}"
+    return Path(place or os.environ.get("TMPDIR") or fallback).absolute() / f"lightly-worker-{os.getuid()}"
 
 
 def _make_own(root: Path) -> None:

@@ -60,6 +60,11 @@ def open_source(place: str) -> Source:
     return S3Source(S3Address.parse(place)) if is_s3(place) else FolderSource(Path(place))
 
 
+def whole(place: str) -> str:
+    """The address of a folder or an `s3://` prefix, whatever folder one is in and however it was written."""
+    return place if is_s3(place) else str(Path(place).resolve())
+
+
 class FolderSource:
     """A folder on this machine."""
 
@@ -76,7 +81,9 @@ class FolderSource:
         if not self.root.is_dir():
             raise NothingToSelect(f"INPUT {self.root} does not exist: give a folder or an s3:// prefix.")
         omitted = None if is_s3(leave_out) else Path(leave_out).resolve()
-        for folder, subfolders, names in os.walk(self.root, onerror=_unreadable_folder):
+        # What is kept of a file finds it from any folder.
+        root = self.root.absolute()
+        for folder, subfolders, names in os.walk(root, onerror=_unreadable_folder):
             for name in subfolders:
                 if (Path(folder) / name).is_symlink():
                     log.warning("%s is a link to a folder: it is not followed.", Path(folder, name))
@@ -84,7 +91,7 @@ class FolderSource:
                 subfolders[:] = [name for name in subfolders if (Path(folder) / name).resolve() != omitted]
             for name in names:
                 path = Path(folder, name)
-                below = as_utf8(path.relative_to(self.root).as_posix())
+                below = as_utf8(path.relative_to(root).as_posix())
                 try:
                     status = path.stat()
                 except OSError:

@@ -31,6 +31,9 @@ def test_materializing_an_unregistered_video_twice_uploads_it_once(world, keys):
     assert 0 < made["counts"]["selected"] <= 0.1 * made["counts"]["frames"] + 1
     assert set(world.settled_states().values()) == {"stopped"}
 
+    # Of a publication that was killed when its manifest was there.
+    for mark in (".incomplete.json", ".publishing.json"):
+        world.bucket.client.put_object(Bucket=world.sandbox.bucket, Key=f"output_dir/{key}/{mark}", Body=b"[]")
     second = succeeded(materialize(world, key))
     assert "nothing uploaded" in second
     [again] = list(world.bucket.list(f"input_dir/{key}/"))

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from lightly_pipeline.worker.errors import StorageError
 from lightly_pipeline.worker.output import layout
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 _SINGLE_REQUEST = 1024**3
 #: Bytes after which a copy looks for an interrupt.
 _COPIED_AT_A_TIME = 8 * 1024**2
+#: Where a tree waits in the folder of OUTPUT, and the name that an earlier manifest has there meanwhile.
+_INCOMING, _ASIDE = ".incoming", f"{layout.MANIFEST}.earlier"
 #: Files that wait for a connection.
 _UPLOADS_AT_A_TIME = 1024
 
@@ -78,8 +80,12 @@ class FolderTarget:
         existing = next(path for path in (self.root, *self.root.absolute().parents) if path.exists())
         if not existing.is_dir():
             raise StorageError(f"OUTPUT {self.root}: {existing} is a file, not a folder.")
-        if not os.access(existing, os.W_OK | os.X_OK):
+        if not os.access(existing, os.R_OK | os.W_OK | os.X_OK):
             raise StorageError(f"OUTPUT {self.root} cannot be written: no permission in {existing}.")
+        if self.root.is_symlink() and not self.root.exists():
+            there = os.readlink(self.root)
+            raise StorageError(f"OUTPUT {self.root} is a link to {there}, which does not exist: make that folder.")
+        self._refuse_foreign_incoming()
         _refuse_foreign(self, lambda name: (self.root / name).exists())
 
     def publish(self, tree: Path, contribute: Callable[[], None], on_file: Callable[[int], None]) -> None:
@@ -103,7 +109,8 @@ class FolderTarget:
                     folder.rmdir()
 
     def _publish(self, tree: Path, contribute: Callable[[], None], check: Callable[[], None]) -> None:
-        incoming = self.root / ".incoming"
+        incoming = self.root / _INCOMING
+        self._refuse_foreign_incoming()
         try:
             shutil.rmtree(incoming, ignore_errors=True)
             _move(tree, incoming, check)
@@ -122,6 +129,12 @@ class FolderTarget:
             (self.root / layout.PLAN).unlink()
         finally:
             shutil.rmtree(incoming, ignore_errors=True)
+
+    def _refuse_foreign_incoming(self) -> None:
+        """Raise StorageError where the folder in which a tree waits holds what no run put there."""
+        with suppress(FileNotFoundError, NotADirectoryError):
+            if not {path.name for path in (self.root / _INCOMING).iterdir()} <= layout.OWNED | {layout.PLAN, _ASIDE}:
+                _refuse(self, _INCOMING)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -158,7 +171,7 @@ class FolderTarget:
     def _incomplete(self, names: list[str], incoming: Path) -> Iterator[None]:
         """Put the plan there and the manifest aside, into the folder `incoming`; both are back if the block raises."""
         plan, manifest = self.root / layout.PLAN, self.root / layout.MANIFEST
-        was_incomplete, aside = plan.exists(), incoming / f"{layout.MANIFEST}.earlier"
+        was_incomplete, aside = plan.exists(), incoming / _ASIDE
         (incoming / layout.PLAN).write_text(json.dumps(names))
         (incoming / layout.PLAN).replace(plan)
         try:
@@ -310,14 +323,24 @@ class S3Target:
 
 def _refuse_foreign(target: Target, exists: Callable[[str], bool]) -> None:
     """Raise StorageError where names of the tree are taken by what no run of the worker left."""
-    if _named_by(target.read(layout.MANIFEST)) is not None or _named_by(target.read(layout.PLAN)) is not None:
-        return
+
+    def is_ours() -> bool:
+        # At least one of the two is there whenever a run has been here, but while one is read the other may come or go.
+        looks = (layout.PLAN, layout.MANIFEST) * 3
+        return any(_named_by(target.read(name)) is not None for name in looks)
+
     for name in sorted(layout.OWNED):
         if exists(name):
-            raise StorageError(
-                f"OUTPUT {target.uri} already holds '{name}', which no run of this worker left there: give an empty "
-                f"place, or write into a subfolder with run_directory=NAME."
-            )
+            if is_ours():
+                return
+            _refuse(target, name)
+
+
+def _refuse(target: Target, name: str) -> NoReturn:
+    raise StorageError(
+        f"OUTPUT {target.uri} already holds '{name}', which no run of this worker left there: give an empty place, or "
+        f"write into a subfolder with run_directory=NAME."
+    )
 
 
 def _left_behind(manifest: bytes | None, plan: bytes | None) -> set[str]:
@@ -345,7 +368,10 @@ def _named_by(content: bytes | None) -> set[str] | None:
     """The names in a manifest or a plan; None where it is neither."""
     try:
         said = json.loads(content or b"")
-        entries = said["files"] if isinstance(said, dict) else said
+        # Web applications have a manifest.json, too.
+        entries = said["files"] if isinstance(said, dict) and {"worker", "job"} <= said.keys() else said
+        if isinstance(entries, dict):
+            return None
         return {str(entry["path"] if isinstance(entry, dict) else entry) for entry in entries}
     except (ValueError, KeyError, TypeError):
         return None

@@ -216,7 +216,7 @@ class ChunkDecoder:
                 problems += damage.missing(table, self._time_base)
             starts = [first for _, first in groups]
             problems += damage.judge(
-                table, frames.complaints, frames.grays, starts, self._settings.corruption_threshold
+                table, frames.complaints, frames.grays, starts, self._settings.corruption_threshold, self._time_base
             )
         return ChunkResult(chunk.number, table, embeddings, problems, kept, groups, *frames.size)
 

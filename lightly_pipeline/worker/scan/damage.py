@@ -67,11 +67,13 @@ class Damage:
         grays: Sequence[float],
         group_starts: Sequence[int],
         corruption_threshold: float,
+        time_base: float,
     ) -> list[Problem]:
         """Mark corrupt frames in `frames`: those complained about, and those that may be predicted from them.
 
         complaints, grays: for each frame what speaks against it, and its share of rows without picture. group_starts:
-        first frame of each closed group. Nothing is predicted from a picture whose packet says so.
+        first frame of each closed group. time_base: seconds of a unit of time. Nothing is predicted from a picture
+        whose packet says so.
         """
         problems: list[Problem] = []
         said = list(complaints)
@@ -88,9 +90,7 @@ class Damage:
             if place < len(times) and times[place] == pts:
                 said[place] = said[place] or complaint
                 continue
-            problems.append(
-                Problem(None, f"The picture at time {pts} of the stream is missing: {complaint}.", "packet")
-            )
+            problems.append(Problem(None, f"The picture at {pts * time_base:.3f} s is missing: {complaint}.", "packet"))
             if len(times):
                 taint(int(group_of[max(place - 1, 0)]), pts)
         problems += [

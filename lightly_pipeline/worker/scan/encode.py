@@ -133,7 +133,8 @@ class PictureEncoder:
     def encode(self, frame: av.VideoFrame, rotation: int = 0) -> bytes:
         """Encode one frame; returns the file's bytes. rotation: degrees counter-clockwise, a multiple of 90.
 
-        Raises PictureTooLarge when the wanted size is more than the format, or memory, can hold.
+        Raises PictureTooLarge when the wanted size is more than the format, or memory, can hold, or out of
+        all proportion.
         """
         turned = rotation % 180 != 0
         shown = (frame.height, frame.width) if turned else (frame.width, frame.height)
@@ -142,7 +143,12 @@ class PictureEncoder:
             raise PictureTooLarge(f"A frame of {shown[0]} x {shown[1]} would become a picture of {width} x {height}.")
         if (width, height) != shown:
             before = (height, width) if turned else (width, height)
-            frame = self._reformatter.reformat(frame, *before, interpolation=self._interpolation)
+            try:
+                frame = self._reformatter.reformat(frame, *before, interpolation=self._interpolation)
+            except av.error.ArgumentError as error:  # beyond what libswscale shrinks or enlarges at once
+                raise PictureTooLarge(
+                    f"A frame of {shown[0]} x {shown[1]} cannot be made a picture of {width} x {height}."
+                ) from error
         quarter_turns = rotation // 90 % 4
         if self._png is not None:
             rgb = self._colours.reformat(frame, format="rgb24").to_ndarray()

@@ -14,6 +14,7 @@ from lightly_pipeline.worker.scan import (
     ScanError,
     ScanSettings,
     again,
+    scan_images,
     scan_video,
     snap_in_stages,
     snap_to_kept,
@@ -79,6 +80,14 @@ def test_a_picture_that_its_format_cannot_hold_is_an_error_and_no_damage(tmp_pat
             write_frames(scan, [3], lambda index: tmp_path / "3")
         write_frames(scan, [], lambda index: tmp_path / "3", small={3: tmp_path / "small.jpg"})
         assert Image.open(tmp_path / "small.jpg").size == (1024, 1)
+
+
+def test_a_picture_out_of_all_proportion_is_an_error_and_no_defect(tmp_path):
+    Image.new("RGB", (5000, 1)).save(tmp_path / "a.png")
+    settings = ScanSettings(output_image_size=(37, 53), expected_share=0)
+    scan = scan_images([tmp_path / "a.png"], scratch=tmp_path, settings=settings)
+    with pytest.raises(PictureTooLarge, match="A frame of 5000 x 1 cannot be made a picture of 53 x 37"):
+        write_frames(scan, [0], lambda index: tmp_path / "0")
 
 
 @pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv422p", "yuv444p"])

@@ -30,6 +30,15 @@ def folder(tmp_path):
     return tmp_path / "in"
 
 
+def test_a_folder_that_was_removed_is_no_place_to_start_from(clips, tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(OptionError, match="in a folder that was removed"):
+        select_frames(clips, "out")
+    select_frames(clips, tmp_path / "out")
+
+
 def test_what_is_no_file_is_listed_and_never_waited_for(folder, tmp_path, monkeypatch):
     """A pipe that was named like a video once stopped a run for ever."""
     os.mkfifo(folder / "pipe.mp4")

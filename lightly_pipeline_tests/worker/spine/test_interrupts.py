@@ -1,6 +1,7 @@
 """Signals and kills between folders: the command ends at once, OUTPUT is untouched, the next run continues."""
 
 import errno
+import hashlib
 import os
 import signal
 import subprocess
@@ -61,7 +62,7 @@ def test_a_signal_ends_the_run_within_a_second_and_leaves_no_output(long_clips, 
     # On a busy machine the processor may not come round sooner.
     assert time.monotonic() - began < 1.0 + os.getloadavg()[0] / 2
     assert said.count("\n") == 1
-    assert "nothing was written" in said
+    assert "nothing was completed" in said
     assert not (tmp_path / "out").exists()
     assert not list(scratch.glob("*/*/tree"))
 
@@ -150,6 +151,67 @@ def test_scans_of_another_version_make_room(clips, tmp_path, scratch):
     assert found is not None
     assert np.array_equal(found.scan.frames, own.frames)
     assert found.scan.pictures.read(int(own.kept[0])) == own.pictures.read(int(own.kept[0]))
+
+
+def zero(path, start=0, length=None):
+    """What a file may hold after the power was lost: its size, and zeros."""
+    content = bytearray(path.read_bytes())
+    length = len(content) - start if length is None else length
+    content[start : start + length] = bytes(length)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("lost", ["embeddings", "end of the embeddings", "pictures", "page of a picture", "class"])
+def test_a_scan_of_which_the_disk_lost_a_part_is_made_again(clips, tmp_path, lost):
+    store = ScanStore(tmp_path / "scans", ScanSettings(), identity_of(None))
+    [file] = [file for file in FolderSource(clips).files("") if file.name == "a.mp4"]
+    store.folder.mkdir()
+    store.keep(file, "digest", scan_video(clips / "a.mp4", scratch=store.folder, settings=store.settings))
+    assert store.load(file) is not None
+    assert replace(store, settings=ScanSettings(threads=3)).load(file) is not None, "threads make no other scan"
+    [embeddings] = store.folder.rglob("embeddings.npy")
+    [pack, *_] = store.folder.rglob("*.pictures")
+    if lost == "embeddings":
+        zero(embeddings)
+    elif lost == "end of the embeddings":
+        os.truncate(embeddings, 1000)
+    elif lost == "pictures":
+        zero(pack)
+    elif lost == "page of a picture":
+        assert pack.stat().st_size > 8192
+        zero(pack, 4096, 4096)
+    else:
+        [stored] = store.folder.rglob("scan.pickle")
+        content = stored.read_bytes()[:-32].replace(b"VideoScan", b"OtherScan")
+        stored.write_bytes(content + hashlib.sha256(content).digest())
+    assert store.load(file) is None
+
+
+def test_a_killed_run_continues_from_whatever_folder_it_is_started_in(clips, tmp_path, monkeypatch):
+    """Its scans were found by the folder that it was in, and again and again not found."""
+    options = {"stopping_condition.n_samples": 6, "dump_dataset": True}
+    (tmp_path / "here" / "below").mkdir(parents=True)
+    keep = scanning.ScanStore.keep
+    progress = Progress()
+
+    def interrupted(*arguments):
+        kept = keep(*arguments)
+        progress.interrupt(signal.SIGTERM)
+        progress.check()
+        return kept
+
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr(scanning.ScanStore, "keep", interrupted)
+    given = os.path.relpath(clips)
+    with pytest.raises(Interrupted):
+        select_frames(given, "../out", {**options, "scratch": "../own"}, progress=progress)
+    monkeypatch.setattr(scanning.ScanStore, "keep", keep)
+    monkeypatch.chdir(tmp_path / "here" / "below")
+    said = []
+    monkeypatch.setattr(scanning.log, "info", lambda text, *values: said.append(text % values))
+    result = select_frames(clips, tmp_path / "out", {**options, "scratch": "../../own"})
+    assert "1 of 3 videos were scanned by an earlier run." in said
+    assert result.manifest.content_hash == select_frames(clips, tmp_path / "fresh", options).manifest.content_hash
 
 
 def test_two_runs_of_the_same_job_do_the_work_once(long_clips, tmp_path, scratch):

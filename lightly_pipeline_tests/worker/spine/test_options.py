@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lightly_pipeline.worker.arguments import (
@@ -306,6 +306,7 @@ _KEYS = [option.key for option in describe_options() if option.key != "config"]
 
 
 @settings(max_examples=300, deadline=None)
+@example([("run_directory", "0 \\")])
 @given(st.lists(st.tuples(st.sampled_from(_KEYS) | st.text(max_size=20), st.text(max_size=20)), max_size=4))
 def test_any_text_gives_options_or_one_sentence(pairs):
     arguments = [f"{key}={value}" for key, value in pairs if not key.startswith(("config", "+"))]

@@ -77,6 +77,23 @@ def lines(path):
     return path.read_text().splitlines()
 
 
+@pytest.mark.parametrize("reader", ["nobody", "no room"])
+def test_a_log_that_nobody_takes_ends_no_run(clips, tmp_path, reader):
+    """It ended with 1, a defect, and a traceback for each line; the result was there."""
+    command = [sys.executable, "-m", "lightly_pipeline.worker", str(clips), str(tmp_path / "out")]
+    if reader == "nobody":
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        process.stdout.close()
+        said = process.stderr.read()
+        process.wait()
+    else:
+        with open("/dev/full", "w") as full:
+            process = subprocess.run(command, stdout=full, stderr=subprocess.PIPE)
+        said = process.stderr
+    assert (process.returncode, said) == (0, b"")
+    assert (tmp_path / "out" / "manifest.json").exists()
+
+
 def test_the_tree_has_lightlys_names_and_no_others(result):
     out, _ = result
     tree = tree_of(out)

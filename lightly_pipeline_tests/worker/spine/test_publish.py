@@ -1,16 +1,20 @@
 """Publishing: whole or not at all, also from another file system, and beside other runs."""
 
 import errno
+import hashlib
 import json
+import logging
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from lightly_pipeline.worker import select_frames
 from lightly_pipeline.worker.errors import Interrupted, StorageError
 from lightly_pipeline.worker.output import turn
 from lightly_pipeline.worker.output.targets import open_target
+from lightly_pipeline.worker.progress import Lines, Progress
 from lightly_pipeline.worker.s3 import s3_client
 from lightly_pipeline_tests.worker.spine.conftest import tree_of
 
@@ -25,11 +29,16 @@ def on_another_file_system(monkeypatch):
     monkeypatch.setattr(Path, "rename", elsewhere)
 
 
+EMPTY = {"worker": "test", "job": "", "files": []}
+
+
 def make_tree(folder, names, content):
     for name in (*names, "manifest.json"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(content)
-    (folder / "manifest.json").write_text(json.dumps({"files": [{"path": name} for name in names], "by": content}))
+    (folder / "manifest.json").write_text(
+        json.dumps({"worker": "test", "job": "", "files": [{"path": name} for name in names], "by": content})
+    )
     return folder
 
 
@@ -96,7 +105,7 @@ def test_a_prefix_with_somebody_elses_objects_is_refused(bucket):
             target.prepare()
         client.delete_object(Bucket=bucket, Key=key)
     client.put_object(Bucket=bucket, Key="out/log.txt", Body=b"of an earlier run")
-    client.put_object(Bucket=bucket, Key="out/manifest.json", Body=json.dumps({"files": []}).encode())
+    client.put_object(Bucket=bucket, Key="out/manifest.json", Body=json.dumps(EMPTY).encode())
     target.prepare()
 
 
@@ -191,3 +200,65 @@ def test_a_run_that_stood_still_for_too_long_leaves_the_others_objects_alone(buc
     assert found["log.txt"] == "theirs"
     assert found[".publishing.json"] == "of another run"
     assert "manifest.json" not in found
+
+
+def test_the_log_is_as_the_manifest_says_whatever_is_told_while_it_is_published(clips, bucket, tmp_path):
+    """Lines were added when its size and hash were written down already: the next run made the job again."""
+
+    def tell(line):
+        logging.getLogger("lightly_pipeline.worker").info("%s", line)
+
+    for output in (str(tmp_path / "out"), f"s3://{bucket}/out"):
+        result = select_frames(clips, output, progress=Progress(Lines(tell, every=0.0)))
+        [entry] = [file for file in result.manifest.files if file.path == "log.txt"]
+        log = open_target(output, "").read("log.txt")
+        assert hashlib.sha256(log).hexdigest() == entry.sha256
+        assert b"Writing report" in log
+        assert select_frames(clips, output).already_done
+
+
+def test_a_folder_that_looks_like_a_tree_on_its_way_is_not_taken_for_one(tmp_path):
+    out = tmp_path / "out"
+    (out / ".incoming").mkdir(parents=True)
+    (out / ".incoming" / "mine.txt").write_text("precious")
+    tree = make_tree(tmp_path / "tree", ["log.txt"], "new")
+    for attempt in (lambda: open_target(str(out), "").prepare(), lambda: publish(out, tree)):
+        with pytest.raises(StorageError, match=r"already holds '\.incoming', which no run of this worker left"):
+            attempt()
+    assert tree_of(out) == {".incoming/mine.txt"}
+    (out / ".incoming" / "mine.txt").unlink()
+    (out / ".incoming" / "data").mkdir()  # of a run that was killed
+    publish(out, tree)
+    assert tree_of(out) == {"log.txt", "manifest.json"}
+
+
+def test_the_manifest_of_something_else_makes_nothing_ours(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "manifest.json").write_text(json.dumps({"files": [], "name": "a web application"}))
+    with pytest.raises(StorageError, match="already holds 'data'"):
+        open_target(str(tmp_path), "").prepare()
+
+
+def test_what_another_run_publishes_meanwhile_is_not_foreign(tmp_path):
+    """Its manifest was looked for before it came, and its plan when that was gone."""
+    trees = [make_tree(tmp_path / f"tree-{n}", ["data/a.png"], "new") for n in range(300)]
+    target, ended = open_target(str(tmp_path / "out"), ""), threading.Event()
+
+    def publish_all():
+        for tree in trees:
+            publish(tmp_path / "out", tree)
+            time.sleep(0.002)
+        ended.set()
+
+    publish(tmp_path / "out", make_tree(tmp_path / "tree", ["data/a.png"], "new"))
+    publisher = threading.Thread(target=publish_all)
+    publisher.start()
+    while not ended.is_set():
+        target.prepare()
+    publisher.join()
+
+
+def test_an_output_that_is_a_link_to_nothing_is_told_before_the_work(tmp_path):
+    (tmp_path / "out").symlink_to(tmp_path / "gone")
+    with pytest.raises(StorageError, match="which does not exist: make that folder"):
+        open_target(str(tmp_path / "out"), "").prepare()
