@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from llvmlite import ir
 from numba import cfunc, njit, types
 from numba.extending import intrinsic
 
@@ -59,3 +60,19 @@ def root(typing_context: Any, number: Any) -> Any:
         return builder.call(builder.module.declare_intrinsic("llvm.sqrt", [arguments[0].type]), arguments)
 
     return number(number), code
+
+
+@intrinsic
+def prefetch(typing_context: Any, address: Any) -> Any:
+    """Have the cache line at an address read before it is needed; an address may be anything."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        number = ir.IntType(32)
+        pointer = builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type, number, number, number])
+        reads = builder.module.declare_intrinsic("llvm.prefetch", [pointer.type], kind)
+        # For reading, into every level of the cache, as data.
+        builder.call(reads, [pointer, number(0), number(3), number(1)])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), code

@@ -7,9 +7,9 @@ one, for which a core would wait, by all cores together.
 
 from __future__ import annotations
 
-import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
@@ -19,12 +19,14 @@ import av
 import numpy as np
 
 from lightly_pipeline.worker.memory import give_back
+from lightly_pipeline.worker.scan.backlog import Backlog, Item
 from lightly_pipeline.worker.scan.cores import usable_cores
 from lightly_pipeline.worker.scan.decoder import Decoder
 from lightly_pipeline.worker.scan.encode import PictureEncoder, picture_encoder, small_encoder
 from lightly_pipeline.worker.scan.images import ImageSource, alone_if_large, open_image
 from lightly_pipeline.worker.scan.measure import Meter
 from lightly_pipeline.worker.scan.packets import (
+    Chunk,
     Header,
     Packet,
     Stopped,
@@ -66,9 +68,14 @@ class SecondDecode:
     def images(self, source: ImageSource) -> None:
         """Write images that were given as images."""
 
-        def work(items: Iterator[int]) -> None:
+        def put(backlog: Backlog[int]) -> None:
+            for index in self.wanted:
+                backlog.put(index)
+
+        def work(backlog: Backlog[int]) -> None:
             pictures = _Pictures(self)
-            for index in items:
+            while taken := backlog.take():
+                index, _ = taken
                 path = source.paths[index]
                 with alone_if_large(path):
                     try:
@@ -77,7 +84,7 @@ class SecondDecode:
                         raise ScanError(f"{path.name} cannot be read again: {error}.") from error
                     pictures.write(frame, index)
 
-        self._in_threads(iter(self.wanted), work)
+        self._in_threads(put, work)
 
     def video(self) -> None:
         """Write frames of a video: the groups that hold them in parallel, from the start what that missed."""
@@ -88,22 +95,29 @@ class SecondDecode:
         decoders = [self._decoder() for _ in range(min(self.threads, len(members) - 1))]
         for_last = self._decoder(self.threads)
 
-        def work(groups: Iterator[_Group]) -> None:
+        def put(backlog: Backlog[Chunk]) -> None:
+            for group in self._groups(members):
+                backlog.put(group, octets=group.octets, work=len(group.packets), at_once=group.stream is not None)
+
+        def work(backlog: Backlog[Chunk]) -> None:
             pictures, meter = _Pictures(self), Meter()
             own: Decoder | None = None
             try:
-                for group in groups:
-                    if group.is_last:
+                while taken := backlog.take():
+                    group, left = taken
+                    # Of one that is streamed it is not known how many are left: all before it have been taken.
+                    streamed = left is None and group.stream is not None
+                    if left == 1 or (streamed and group.number == max(members)):
                         decoder = for_last
                     else:
                         decoder = own = own or decoders.pop()
-                    done.update(self._group(decoder, meter, pictures, group))
+                    done.update(self._group(decoder, meter, pictures, group, members[group.number]))
             finally:
                 if own is not None:
                     own.close()
 
         try:
-            self._in_threads(self._groups(members), work)
+            self._in_threads(put, work)
         finally:
             for_last.close()
         left -= done
@@ -123,34 +137,46 @@ class SecondDecode:
             members.setdefault(group, []).append(index)
         return members
 
-    def _groups(self, members: Mapping[int, list[int]]) -> Iterator[_Group]:
-        """Each group that holds a wanted frame."""
-        groups = self.scan.source.groups
+    def _groups(self, members: Mapping[int, list[int]]) -> Iterator[Chunk]:
+        """Each group that holds a wanted frame, by its number."""
+        begins, last = self.scan.source.groups[:, 0], max(members)
+
+        def chunk(number: int) -> Chunk:
+            return Chunk(number, number, int(begins[number]), stop=self.stop)
+
         with open_container(self.scan.path) as container:
             stream = video_stream(container)
             if stream is None:
                 return
             give_back()  # twice its index is needed to open a file
-            packets: list[Packet] = []
-            group = 0
-            last = max(members)
+            current = chunk(0)
             for number, packet in enumerate(read_packets(container, stream, Header(self.scan.path))):
-                while group + 1 < len(groups) and number >= groups[group + 1, 0]:
-                    if packets:
-                        yield _Group(packets, members[group], is_last=group == last)
-                        packets = []
-                    group += 1
-                if group > last:
-                    break
-                if group in members:
-                    packets.append(packet)
-            if packets:
-                yield _Group(packets, members[group], is_last=group == last)
+                while current.number + 1 < len(begins) and number >= begins[current.number + 1]:
+                    current.end()
+                    if current.stream is None and current.packets:
+                        yield current
+                    current = chunk(current.number + 1)
+                if current.number > last:
+                    return
+                if current.number in members and current.add(packet):
+                    yield current
+            current.end()
+            if current.stream is None and current.packets:
+                yield current
 
-    def _group(self, decoder: Decoder, meter: Meter, pictures: _Pictures, group: _Group) -> set[int]:
+    def _group(self, decoder: Decoder, meter: Meter, pictures: _Pictures, group: Chunk, indices: list[int]) -> set[int]:
         """Decode one group as far as its last wanted frame; returns the frames it wrote."""
+        packets = iter(group)
+        written = self._wanted(decoder, meter, pictures, packets, indices)
+        for _ in packets:
+            pass  # whoever reads them would wait for room
+        return written
+
+    def _wanted(
+        self, decoder: Decoder, meter: Meter, pictures: _Pictures, packets: Iterator[Packet], indices: list[int]
+    ) -> set[int]:
         table = self.scan.frames
-        by_time = {int(table["pts"][index]): index for index in group.indices}
+        by_time = {int(table["pts"][index]): index for index in indices}
         if -1 in by_time:
             return set()
         written: set[int] = set()
@@ -166,7 +192,7 @@ class SecondDecode:
                     written.add(index)
 
         try:
-            for packet in group.packets:
+            for packet in packets:
                 if self.stop.is_set():
                     raise Stopped
                 wanted = packet.pts in by_time
@@ -213,25 +239,14 @@ class SecondDecode:
             decoder.close()
         return written
 
-    def _in_threads(self, items: Iterator[object], work: Callable[..., None]) -> None:
-        """Run `work` in one thread per core over shared items; the first error is raised here."""
-        shared: queue.Queue[object] = queue.Queue(maxsize=self.threads)
+    def _in_threads(self, put: Callable[[Backlog[Item]], None], work: Callable[[Backlog[Item]], None]) -> None:
+        """Run `work` in one thread per core on what `put` gives; the first error is raised here."""
+        backlog: Backlog[Item] = Backlog(self.threads, self.stop)
         errors: list[BaseException] = []
-        end = object()
-
-        def following() -> Iterator[object]:
-            while not self.stop.is_set():
-                try:
-                    item = shared.get(timeout=0.1)
-                except queue.Empty:
-                    continue
-                if item is end:
-                    return
-                yield item
 
         def run() -> None:
             try:
-                work(following())
+                work(backlog)
             except Stopped:
                 return
             except BaseException as error:
@@ -241,20 +256,10 @@ class SecondDecode:
         running = [threading.Thread(target=run, name=f"write-{n}", daemon=True) for n in range(self.threads)]
         for thread in running:
             thread.start()
-
-        def put(item: object) -> None:
-            while not self.stop.is_set():
-                try:
-                    shared.put(item, timeout=0.1)
-                except queue.Full:
-                    continue
-                return
-
         try:
-            for item in items:
-                put(item)
-            for _ in running:
-                put(end)
+            with suppress(Stopped):
+                put(backlog)
+                backlog.close()
             for thread in running:
                 while thread.is_alive():
                     thread.join(0.2)
@@ -265,15 +270,6 @@ class SecondDecode:
         if errors:
             raise errors[0]
         self.stop.clear()
-
-
-@dataclass(frozen=True)
-class _Group:
-    """A run of packets that decodes on its own, with the wanted frames in it."""
-
-    packets: list[Packet]
-    indices: list[int]
-    is_last: bool
 
 
 class _Pictures:

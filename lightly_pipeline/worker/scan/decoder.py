@@ -21,6 +21,9 @@ _EXPLODES = ("hevc",)
 _STRICT = {"vp9": "libvpx-vp9"}
 _STRICT_FORMATS = frozenset({"yuv420p", "yuv422p", "yuv440p", "yuv444p"})
 
+# Threads of a decoder beyond one for each core: some of them wait for pictures of others.
+_AHEAD = 2
+
 #: What a decoder is for: "pictures" of everything, to find "damage", which may cost pictures that come after it, or
 #: "both", which may take two decoders.
 Purpose: TypeAlias = Literal["pictures", "damage", "both"]
@@ -93,7 +96,7 @@ class Decoder:
 
 
 def _set_up(context: av.VideoCodecContext, threads: int) -> None:
-    context.thread_count = threads
+    context.thread_count = threads + _AHEAD if threads > 1 else 1
     context.thread_type = "FRAME" if threads > 1 else "NONE"
     context.options = {"err_detect": _CAREFUL + ("+explode" if context.name in _EXPLODES else "")}
     context.flags |= av.codec.context.Flags.output_corrupt

@@ -25,6 +25,8 @@ _MIN_PACKETS = 48
 #: A group with more is not collected but streamed to one decoder with several threads: this bounds memory.
 _MAX_PACKETS = 640
 _MAX_BYTES = 12 << 20
+#: Packets of a streamed group that wait for its decoder.
+_STREAMED = 64
 #: Errors in a row after which a container is given up.
 _MAX_ERRORS = 16
 #: Formats that hold their frames themselves: a playlist or script named .mp4 would have libav open other files.
@@ -59,10 +61,32 @@ class Chunk:
     packets: list[Packet] = field(default_factory=list)
     starts: list[tuple[int, int | None]] = field(default_factory=list)
     stream: queue.Queue[Packet | None] | None = None
-    #: Decoder threads; more than one for the last chunks of a file, when cores would be idle.
+    #: Bytes of `packets`.
+    octets: int = 0
+    #: Decoder threads; more than one when cores would else be idle.
     threads: int = 1
     #: Set when the scan is given up: nothing more comes through `stream` then.
     stop: threading.Event = field(default_factory=threading.Event)
+
+    def add(self, packet: Packet) -> bool:
+        """Add one at the end; whether the chunk has just become one that is streamed.
+
+        Such a one has to be given on for more to find room. Raises Stopped.
+        """
+        if self.stream is not None:
+            self._put(self.stream, packet)
+            return False
+        self.packets.append(packet)
+        self.octets += packet.size
+        if len(self.packets) < _MAX_PACKETS and self.octets < _MAX_BYTES:
+            return False
+        self.stream = queue.Queue(maxsize=_STREAMED)
+        return True
+
+    def end(self) -> None:
+        """Say that no more comes. Raises Stopped."""
+        if self.stream is not None:
+            self._put(self.stream, None)
 
     def __iter__(self) -> Iterator[Packet]:
         yield from self.packets
@@ -78,6 +102,15 @@ class Chunk:
             yield packet
         raise Stopped
 
+    def _put(self, stream: queue.Queue[Packet | None], item: Packet | None) -> None:
+        while not self.stop.is_set():
+            try:
+                stream.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+            return
+        raise Stopped
+
 
 @dataclass
 class Header:
@@ -88,6 +121,8 @@ class Header:
     time_base: Fraction = Fraction(1, 1)
     fps: float = 0.0
     declared_frames: int | None = None
+    #: Of each picture.
+    pixels: int = 0
     #: Where the last picture must at least end, unless the file is truncated.
     least_seconds: float | None = None
     prime: Packet | None = None
@@ -143,6 +178,7 @@ def describe(container: av.container.InputContainer, header: Header) -> av.Video
     header.time_base = stream.time_base or header.time_base
     header.fps = float(stream.average_rate or 0)
     header.declared_frames = stream.frames or None
+    header.pixels = stream.codec_context.width * stream.codec_context.height
     if "matroska" in container.format.name and (lost := missing_bytes(header.path)):
         header.problems.append(
             Problem(None, f"{header.path.name} is truncated: its last {lost} bytes are missing.", "truncated")
@@ -256,23 +292,11 @@ def chunks(
     *,
     first_sequence: int,
     stop: threading.Event,
-    threads: int = 1,
-    is_last: bool = False,
 ) -> Iterator[Chunk]:
-    """Cut one file into chunks, in order.
-
-    The number of decoder threads of a chunk is chosen here: a group that is streamed takes all `threads`, and so
-    does the last chunk of the last file, since nothing else keeps the other cores busy meanwhile.
-    """
+    """Cut one file into chunks, in order."""
     extradata = stream.codec_context.extradata
     codec = stream.codec_context.name
     current = Chunk(0, first_sequence, 0, stop=stop)
-    octets = 0
-    held: Chunk | None = None
-
-    def following(packet: int) -> Chunk:
-        return Chunk(current.number + 1, current.sequence + 1, packet, stop=stop)
-
     for number, packet in enumerate(read_packets(container, stream, header)):
         if stop.is_set():
             raise Stopped
@@ -280,42 +304,14 @@ def chunks(
             header.prime = packet
         resets = resets_decoder(packet, codec, extradata)
         if resets and current.packets and (len(current.packets) >= _MIN_PACKETS or current.stream is not None):
-            if current.stream is not None:
-                _put(current.stream, None, stop)
-            else:
-                if held is not None:
-                    yield held
-                held = current
-            current = following(number)
-            octets = 0
+            current.end()
+            if current.stream is None:
+                yield current
+            current = Chunk(current.number + 1, current.sequence + 1, number, stop=stop)
         if resets or not current.packets:
             current.starts.append((number, packet.pts))
-        if current.stream is not None:
-            _put(current.stream, packet, stop)
-            continue
-        current.packets.append(packet)
-        octets += packet.size
-        if len(current.packets) >= _MAX_PACKETS or octets >= _MAX_BYTES:
-            if held is not None:
-                yield held
-                held = None
-            current.stream = queue.Queue(maxsize=64)
-            current.threads = threads
+        if current.add(packet):
             yield current
-    if current.stream is not None:
-        _put(current.stream, None, stop)
-    if held is not None:
-        yield held
+    current.end()
     if current.stream is None and current.packets:
-        current.threads = threads if is_last else 1
         yield current
-
-
-def _put(target: queue.Queue[Packet | None], item: Packet | None, stop: threading.Event) -> None:
-    while not stop.is_set():
-        try:
-            target.put(item, timeout=0.1)
-        except queue.Full:
-            continue
-        return
-    raise Stopped

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightly_pipeline.worker.memory import give_back
+from lightly_pipeline.worker.scan.backlog import Backlog
 from lightly_pipeline.worker.scan.chunk import ChunkDecoder, ChunkResult
 from lightly_pipeline.worker.scan.cores import usable_cores
 from lightly_pipeline.worker.scan.decoder import Decoder, Purpose
@@ -185,7 +186,7 @@ class _Scan:
         self._embedder = identity_of(model)
         self._stop = threading.Event()
         self._rule = KeepRule(settings.expected_share, self._stop)
-        self._tasks: queue.Queue[_Task | None] = queue.Queue(maxsize=1)
+        self._tasks: Backlog[_Task] = Backlog(self._threads, self._stop)
         self._events: queue.Queue[int | _Opened | _File | tuple[_File, ChunkResult] | _Failure] = queue.Queue()
         self._unfetched = threading.Semaphore(_UNFETCHED)
         self._running: list[threading.Thread] = []
@@ -249,7 +250,6 @@ class _Scan:
                     stream = describe(container, file.header)
                     if stream is not None:
                         self._events.put(_Opened(number, promised_frames(container, stream)))
-                        last = number == len(self._paths) - 1
                         before: list[Packet] = []
                         for chunk in chunks(
                             container,
@@ -257,16 +257,19 @@ class _Scan:
                             file.header,
                             first_sequence=sequence,
                             stop=self._stop,
-                            threads=self._threads,
-                            is_last=last,
                         ):
                             count += 1
                             self._acquire()
-                            self._put(_Task(file, chunk, before))
+                            self._tasks.put(
+                                _Task(file, chunk, before),
+                                octets=chunk.octets,
+                                work=len(chunk.packets) * file.header.pixels,
+                                at_once=chunk.stream is not None,
+                            )
                             before = chunk.packets
             except (av.FFmpegError, OSError, ValueError) as error:
-                if chunk is not None and chunk.stream is not None:
-                    self._end(chunk.stream)
+                if chunk is not None:
+                    chunk.end()
                 empty = path.is_file() and not path.stat().st_size
                 reason = "the file is empty" if empty else reason_of(error)
                 file.header.problems.append(
@@ -275,32 +278,12 @@ class _Scan:
             sequence += count
             file.expected_chunks = count
             self._events.put(file)
-        for _ in range(self._threads):
-            self._put(None)
-
-    def _end(self, stream: queue.Queue[Packet | None]) -> None:
-        """Tell the thread that decodes a streamed chunk that its file ended early."""
-        while not self._stop.is_set():
-            try:
-                stream.put(None, timeout=0.1)
-            except queue.Full:
-                continue
-            return
-        raise Stopped
+        self._tasks.close()
 
     def _acquire(self) -> None:
         while not self._unfetched.acquire(timeout=0.1):
             if self._stop.is_set():
                 raise Stopped
-
-    def _put(self, task: _Task | None) -> None:
-        while not self._stop.is_set():
-            try:
-                self._tasks.put(task, timeout=0.1)
-            except queue.Full:
-                continue
-            return
-        raise Stopped
 
     # --- the workers ----------------------------------------------------------------------------------------
 
@@ -309,10 +292,13 @@ class _Scan:
         decoders: dict[tuple[int, Purpose], Decoder] = {}
         current: _File | None = None
         try:
-            while True:
-                task = self._take()
-                if task is None:
-                    return
+            while taken := self._tasks.take():
+                task, left = taken
+                # Nothing comes to keep the other cores busy before a streamed one ends, nor after the last ones.
+                if task.chunk.stream is not None:
+                    task.chunk.threads = self._threads
+                elif left is not None:
+                    task.chunk.threads = max(1, self._threads // left)
                 if meter is None:
                     meter = Meter()
                 if task.file is not current:
@@ -321,14 +307,6 @@ class _Scan:
                 self._events.put((task.file, self._decode(task, meter, decoders)))
         finally:
             _close(decoders)
-
-    def _take(self) -> _Task | None:
-        while not self._stop.is_set():
-            try:
-                return self._tasks.get(timeout=0.1)
-            except queue.Empty:
-                continue
-        raise Stopped
 
     def _decode(self, task: _Task, meter: Meter, decoders: dict[tuple[int, Purpose], Decoder]) -> ChunkResult:
         chunk, header = task.chunk, task.file.header

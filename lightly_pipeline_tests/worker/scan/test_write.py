@@ -1,6 +1,7 @@
 """Chosen frames as files: the right picture, the right size, the right colours, whole or not at all."""
 
 import io
+import time
 
 import av
 import numpy as np
@@ -14,6 +15,7 @@ from lightly_pipeline.worker.scan import (
     ScanError,
     ScanSettings,
     again,
+    packets,
     scan_images,
     scan_video,
     snap_in_stages,
@@ -159,6 +161,57 @@ def test_small_pictures_come_from_the_decode_that_gives_the_frames(tmp_path, mon
         assert abs(int(np.argmin(others)) - index) <= 1
     with pytest.raises(ScanError, match="there is no frame 40"):
         write_frames(scan, [], lambda index: tmp_path / "none", small={40: tmp_path / "none"})
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("picks", [[2], [30, 199], [0, 100, 101]])
+def test_of_a_group_without_end_few_packets_are_in_memory(tmp_path, monkeypatch, threads, picks):
+    monkeypatch.setattr(packets, "_MAX_PACKETS", 50)
+    held = []
+    taken = packets.Chunk.add
+    monkeypatch.setattr(
+        packets.Chunk, "add", lambda chunk, packet: (taken(chunk, packet), held.append(len(chunk.packets)))[0]
+    )
+    clip = render(tmp_path / "a.mp4", 200, options={"g": "5000", "sc_threshold": "0"})
+    scan = scan_video(clip, scratch=tmp_path, settings=ScanSettings(expected_share=0, threads=threads))
+    assert len(scan.source.groups) == 1
+    files = written(scan, picks, lambda index: tmp_path / f"{index}.png")
+    for index in picks:
+        seen = np.asarray(Image.open(files[index]), float)
+        others = [np.abs(seen - picture(other, 160, 96)).mean() for other in range(200)]
+        assert abs(int(np.argmin(others)) - index) <= 1
+    assert max(held) == 50
+
+
+@pytest.mark.parametrize("when", ["at once", "at the end"])
+def test_every_group_has_a_decoder_of_its_own(tmp_path, monkeypatch, when):
+    """However late threads come to take what was read, and in whatever order."""
+    monkeypatch.setattr(packets, "_MAX_PACKETS", 50)
+    clip = render(tmp_path / "a.mp4", 160, options={"g": "80", "sc_threshold": "0"})
+    settings = ScanSettings(expected_share=0, threads=2)
+    scan = scan_video(clip, scratch=tmp_path, settings=settings)
+    assert len(scan.source.groups) == 2
+    using, group, take = [], again.SecondDecode._group, again.Backlog.take
+
+    def watched(self, decoder, *given):
+        assert decoder not in using
+        using.append(decoder)
+        try:
+            return group(self, decoder, *given)
+        finally:
+            using.remove(decoder)
+
+    def late(self):
+        while when == "at the end" and not self._closed:
+            time.sleep(0.01)
+        return take(self)
+
+    # The second group has no more packets than may wait for its decoder.
+    monkeypatch.setattr(again.SecondDecode, "_group", watched)
+    monkeypatch.setattr(again.Backlog, "take", late)
+    monkeypatch.setattr(again.Backlog, "_best", lambda self: len(self._waiting) - 1)
+    files = written(scan, range(0, 160, 9), lambda index: tmp_path / f"{index}.png")
+    assert all(file.stat().st_size for file in files.values())
 
 
 def test_frames_that_a_file_no_longer_gives_are_named(tmp_path):
