@@ -135,7 +135,8 @@ def _passes(part: Strategy, table: FrameTable) -> NDArray[np.bool_]:
 def _objective(part: Strategy, table: FrameTable, seed: int) -> NDArray[np.float64]:
     """Weights in 0..1, float64 [n]; never quite 0, so that they have logarithms."""
     if part.input.type == "RANDOM":
-        return np.random.default_rng(seed).uniform(1e-6, 1.0, len(table))
+        own = part.input.random_seed
+        return np.random.default_rng(seed if own is None else own).uniform(1e-6, 1.0, len(table))
     values = np.nan_to_num(_metadata(part.input.key, table))
     low, high = (values.min(), values.max()) if len(values) else (0.0, 1.0)
     return (values - low) / max(high - low, 1e-12) * (1.0 - 1e-6) + 1e-6

@@ -28,7 +28,7 @@ from lightly_pipeline.worker.select import (
     nearest_neighbours,
     select,
 )
-from lightly_pipeline.worker.sequences import cut_sequences
+from lightly_pipeline.worker.sequences import Sequences, cut_sequences
 
 log = logging.getLogger(__name__)
 
@@ -128,14 +128,16 @@ def _choose_frames(start: Outcome, plan: Plan, options: Options, progress: Progr
         progress,
         weights=None if plan.weights is None else plan.weights[rows],
         sharpness=table.frames["sharpness"][rows],
-        groups=table.video[rows],
+        groups=table.runs[rows],
         seconds=table.frames["seconds"][rows],
     )
     picks, distances = rows[selection.indices], selection.distances
     if len(picks) and not exact_frames(options) and plan.min_distance is None:
         moved = _snap(table, candidates, rows, picks, plan, pool, progress)
-        if not np.array_equal(moved, picks) and len(moved) <= _REMEASURED:
-            distances = distances_when_picked(table.embeddings[moved], pool)
+        if not np.array_equal(moved, picks):
+            distances = np.full(len(moved), np.nan, np.float32)
+            if len(moved) <= _REMEASURED:
+                distances = distances_when_picked(table.embeddings[moved], pool)
         picks = moved
     outcome = _with(
         start, selection, np.concatenate([start.picks, picks]), np.concatenate([start.distances, distances])
@@ -146,9 +148,15 @@ def _choose_frames(start: Outcome, plan: Plan, options: Options, progress: Progr
 
 
 def _with_copies(outcome: Outcome, candidates: NDArray[np.bool_]) -> Outcome:
-    """Where the budget is larger than the number of different frames: copies of them, too, as in Lightly's worker."""
-    copies = np.flatnonzero(candidates & ~outcome.is_selected)[: outcome.budget - len(outcome.picks)]
-    if outcome.stopped_by != "exhausted" or not len(copies):
+    """Where the budget is larger than the number of different frames: copies of them, too, as in Lightly's worker.
+
+    None of what the pool holds: that is known.
+    """
+    if outcome.stopped_by != "exhausted":
+        return outcome
+    copies = np.flatnonzero(candidates & ~outcome.is_selected)
+    copies = copies[~_in_pool(outcome.table.embeddings, copies, outcome.pool)][: outcome.budget - len(outcome.picks)]
+    if not len(copies):
         return outcome
     picks = np.concatenate([outcome.picks, copies])
     return replace(
@@ -160,9 +168,14 @@ def _with_copies(outcome: Outcome, candidates: NDArray[np.bool_]) -> Outcome:
 
 
 def _choose_sequences(start: Outcome, plan: Plan, options: Options, progress: Progress) -> Outcome:
-    """Whole sequences; a fraction of the frames is rounded up to the next sequence, as in Lightly's worker."""
+    """Whole sequences; a fraction of the frames is rounded up to the next sequence, as in Lightly's worker.
+
+    The pool holds frames: a sequence of nothing but these is left out.
+    """
     table, length = start.table, options.selected_sequence_length
     sequences = cut_sequences(table, start.candidates, length, normalize=options.normalize_embeddings)
+    known = _in_pool(table.embeddings, sequences.rows.reshape(-1), start.pool).reshape(sequences.rows.shape)
+    sequences = Sequences(sequences.rows[~known.all(axis=1)], sequences.embeddings[~known.all(axis=1)])
     budget = -(-plan.budget // length)
     selection = _select(
         sequences.embeddings,
@@ -173,7 +186,7 @@ def _choose_sequences(start: Outcome, plan: Plan, options: Options, progress: Pr
         progress,
         weights=None if plan.weights is None else plan.weights[sequences.rows].mean(axis=1),
         sharpness=table.frames["sharpness"][sequences.rows].mean(axis=1, dtype=np.float32),
-        groups=table.video[sequences.rows[:, 0]],
+        groups=table.runs[sequences.rows[:, 0]],
         seconds=table.frames["seconds"][sequences.rows[:, 0]],
     )
     chosen = sequences.rows[selection.indices]
@@ -290,6 +303,16 @@ def _known(
         for rows, _, distances in _to_pool(embeddings, np.flatnonzero(kept), pool):
             known[rows] = distances < least
     return known
+
+
+def _in_pool(embeddings: NDArray[np.float32], rows: NDArray[np.int64], pool: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Which of some rows the pool holds, bool [k]."""
+    held = np.zeros(len(rows), dtype=np.bool_)
+    if len(pool):
+        for place in range(0, len(rows), _REMEASURED):
+            block = slice(place, place + _REMEASURED)
+            held[block] = nearest_neighbours(embeddings[rows[block]], pool)[1] == 0
+    return held
 
 
 def _that_matters(

@@ -92,6 +92,11 @@ class FrameTable:
         _, numbers = np.unique(folders, return_inverse=True)
         return numbers.astype(np.int32)[self.video]
 
+    @cached_property
+    def runs(self) -> NDArray[np.int32]:
+        """int32 [n], what follows each other in time: the number of its video; images are one run, by their names."""
+        return np.zeros_like(self.video) if all(part.images for part in self.scanned) else self.video
+
     def give_up(self, rows: Sequence[int], reason: str) -> None:
         """Call frames corrupt that proved to be so only after the scan."""
         self.frames["ok"][list(rows)] = False

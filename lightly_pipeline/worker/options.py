@@ -294,8 +294,8 @@ class Options(_Group):
     )
     exact_frames: bool = _own(
         False,
-        "write exactly the selected frames with method=balanced too (the other methods always do), decoding some "
-        "again, instead of moving some to near frames whose pictures were kept while decoding",
+        "write exactly the selected frames with method=balanced and the built-in descriptor too (otherwise they always "
+        "are), decoding some again, instead of moving some to near frames whose pictures were kept while decoding",
     )
 
     # -- the report

@@ -20,9 +20,9 @@ class Outcome:
     for all with the same pixels (itself where it is that): the first that the user's file selected, else the first
     that it neither masks nor lacks, else the first. allowed: bool [n], passes the thresholds. picks: int64 [k],
     selected rows in the order of picking. distances: float32 [k], of each pick to the nearest earlier pick or pool
-    vector when it was picked (infinite for the first without a pool). stopped_by: "budget", "min_distance" or
-    "exhausted". notes: sentences for the reader. sequences: int64 [s, length], the selected sequences, where sequences
-    were selected.
+    vector when it was picked (infinite for the first without a pool, NaN where it is not known). stopped_by: "budget",
+    "min_distance" or "exhausted". notes: sentences for the reader. sequences: int64 [s, length], the selected
+    sequences, where sequences were selected.
     """
 
     table: FrameTable

@@ -208,10 +208,12 @@ def exact_frames(options: Options) -> bool:
     """Whether precisely the picked frames are wanted: wherever more is promised of them than that they cover all.
 
     A coreset is Lightly's to the frame, random frames would be no longer random, sequences are whole, and a frame
-    beside the picked one may be too near to another for min_distance.
+    beside the picked one may be too near to another for min_distance. Which pictures are kept is up to the built-in
+    descriptor: other embeddings see differences that it does not.
     """
     return (
         options.exact_frames
+        or bool(options.embedder or options.embeddings)
         or options.method != "balanced"
         or options.selection_config is not None
         or options.selected_sequence_length > 1

@@ -24,6 +24,8 @@ from lightly_pipeline.worker.datapool.part import DatapoolError, Embedder
 from lightly_pipeline.worker.datapool.pool import Datapool
 
 _ROWS = 50_000
+# Of the length of a unit vector in float32.
+_ROUNDING = 1e-6
 
 
 def import_csv(pool: Datapool, path: Path, *, name: str, version: str) -> int:
@@ -136,8 +138,9 @@ def _blocks(path: Path) -> Iterator[_Block]:
     with path.open(newline="", encoding="utf-8-sig") as file:
         rows = csv.reader(file)
         header = next(rows, [])
-        columns = [i for i, name in enumerate(header) if name.strip().startswith("embedding_")]
-        if "filenames" not in header or not columns:
+        places = {name.strip(): i for i, name in enumerate(header) if name.strip().startswith("embedding_")}
+        columns = [places.get(f"embedding_{number}", -1) for number in range(len(places))]
+        if "filenames" not in header or not columns or -1 in columns:
             raise DatapoolError(
                 f"{path} is not an embeddings file of Lightly: its first line must name filenames, embedding_0, …"
             )
@@ -164,10 +167,12 @@ def _name(text: str) -> str:
 
 
 def _unit(values: list[float]) -> NDArray[np.float32]:
-    """The vector at unit length."""
+    """The vector at unit length; one that is, as far as float32 tells, stays as it is."""
     vector = np.array(values)
     if not np.isfinite(vector).all():
         raise ValueError("the embedding holds a value that is not a finite number")
+    if abs(np.linalg.norm(vector) - 1) < _ROUNDING:
+        return vector.astype(np.float32)
     # By its largest value first, so that no square is too large or too small for a number.
     largest = np.abs(vector).max()
     if not largest:

@@ -18,8 +18,8 @@ def write_frame_metadata(tree: Path, outcome: Outcome, nearest: Nearest, files: 
     """The table of all frames.
 
     status: one of STATUS. pick: place in the order of picking. distance: of a selected frame when it was picked, to
-    the nearest earlier one or the pool. nearest_selected, nearest_distance: the nearest (other) selected frame.
-    duplicate_of: the frame with the same pixels. file: where the frame was written, below OUTPUT.
+    the nearest earlier one or the pool, where that is known. nearest_selected, nearest_distance: the nearest (other)
+    selected frame. duplicate_of: the frame with the same pixels. file: where the frame was written, below OUTPUT.
     """
     import pyarrow as pa
     from pyarrow import parquet

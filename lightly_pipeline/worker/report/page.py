@@ -16,7 +16,7 @@ from lightly_pipeline.worker.outcome import Outcome
 from lightly_pipeline.worker.output import layout
 from lightly_pipeline.worker.output.contact_sheet import jpeg
 from lightly_pipeline.worker.report.charts import PALETTE
-from lightly_pipeline.worker.report.coverage import Coverage
+from lightly_pipeline.worker.report.coverage import COVERED_FRAMES, Coverage
 from lightly_pipeline.worker.report.figures import Figures, Histogram, Map
 from lightly_pipeline.worker.report.pairs import Pair
 from lightly_pipeline.worker.report.statistics import PAIRED_FRAMES
@@ -87,6 +87,7 @@ def write_report(
     page = report_template().render(
         report=report,
         paired_frames=PAIRED_FRAMES,
+        covered_frames=COVERED_FRAMES,
         manifest=manifest,
         figures=figures,
         bars={"before": _bars(figures.before), "after": _bars(figures.after)},

@@ -18,8 +18,8 @@ from lightly_pipeline.worker.select import distances_when_picked, nearest_neighb
 PAIRED_FRAMES = 1000
 #: Multiplications up to which nearest neighbours are computed in full.
 _WORK = 4e10
-#: float32 distances of unit vectors are good to this.
-TOLERANCE = 1e-3
+#: What a distance in float32 may lack of a minimum that is given in more digits, as a share of it.
+TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -59,17 +59,19 @@ def pairwise_distances(vectors: NDArray[np.float32]) -> PairwiseDistances:
     """Euclidean distances between all pairs of rows of float32 [m, d]."""
     if len(vectors) < 2:
         return PairwiseDistances(np.empty(0, np.float32), np.empty(0, np.float32))
-    vectors = np.ascontiguousarray(vectors)
-    squares = np.einsum("ij,ij->i", vectors, vectors)
-    matrix = vectors @ vectors.T
+    # Around their middle and in float64: differences of large squares would else be nothing but rounding.
+    centred = vectors - vectors.mean(axis=0, dtype=np.float64)
+    squares = np.einsum("ij,ij->i", centred, centred)
+    matrix = centred @ centred.T
     matrix *= -2.0
     matrix += squares[:, None]
     matrix += squares
     np.maximum(matrix, 0.0, out=matrix)
     np.sqrt(matrix, out=matrix)
-    pairs = np.concatenate([row[place + 1 :] for place, row in enumerate(matrix)])
-    np.fill_diagonal(matrix, np.inf)
-    return PairwiseDistances(pairs, matrix.min(axis=1))
+    distances = matrix.astype(np.float32)
+    pairs = np.concatenate([row[place + 1 :] for place, row in enumerate(distances)])
+    np.fill_diagonal(distances, np.inf)
+    return PairwiseDistances(pairs, distances.min(axis=1))
 
 
 def measure_distances(outcome: Outcome, memory_in_gb: float) -> tuple[PairwiseDistances, PairwiseDistances, Distances]:
@@ -93,7 +95,7 @@ def check(outcome: Outcome, *, duplicates_removed: bool) -> Checks:
     return Checks(
         budget_kept=len(outcome.picks) <= outcome.budget,
         no_exact_duplicates=distinct or not duplicates_removed,
-        min_distance_kept=_least_distance(outcome) >= (outcome.min_distance or 0.0) - TOLERANCE,
+        min_distance_kept=_least_distance(outcome) >= (outcome.min_distance or 0.0) * (1 - TOLERANCE),
     )
 
 

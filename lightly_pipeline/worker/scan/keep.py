@@ -25,6 +25,7 @@ _FOR_EACH = 1.5
 #: Distance in the descriptor's space at which real clips kept a sixth of their frames.
 _FIRST_DELTA = 0.1
 _GAIN = 0.02
+_ROUNDING = 1e-6
 _LAG = 8
 #: Above this share a second decode of what was selected is cheaper than keeping half as many again.
 _MAX_SHARE = 0.4
@@ -87,14 +88,14 @@ class ChunkRule:
             return False, False
         keep = hold = begins = False
         if selectable and self._view is not None and self._held is not None:
-            length = float(np.linalg.norm(self._view))
-            if self._is_far(float(self._view @ embedding) / length):
+            if self._is_far(_products(self._view, embedding) / math.sqrt(_products(self._view, self._view))):
                 keep = True
                 self._remember(self._held)
                 self._view = None
             else:
                 self._view += embedding
-                if self._view @ embedding > self._view @ self._held:
+                # Of two frames both are as near to their mean, up to rounding: the first.
+                if _products(self._view, embedding) > (1 + _ROUNDING) * _products(self._view, self._held):
                     self._held, hold = embedding, True
         if selectable and self._view is None and self._differs(embedding):
             self._view, self._held = embedding.copy(), embedding
@@ -107,7 +108,7 @@ class ChunkRule:
 
     def _differs(self, embedding: NDArray[np.float32]) -> bool:
         """Whether a frame is like none of the last kept ones."""
-        return self._last is None or self._is_far(float((self._last @ embedding).max()))
+        return self._last is None or self._is_far(float(_each_product(self._last, embedding).max()))
 
     def _is_far(self, cosine: float) -> bool:
         return 2 - 2 * cosine > self._delta * self._delta
@@ -127,3 +128,14 @@ class ChunkRule:
     def mean_delta(self) -> float:
         """Geometric mean of delta over the chunk."""
         return math.exp(self._logarithms / self._count) if self._count else self._start
+
+
+def _products(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    """The sum of products, the same on every processor: BLAS adds in an order of its own on each."""
+    return float(_each_product(one, other))
+
+
+def _each_product(rows: NDArray[np.float32], vector: NDArray[np.float32]) -> NDArray[np.float64]:
+    """That of each of some rows, float64."""
+    sums: NDArray[np.float64] = np.multiply(rows, vector, dtype=np.float64).sum(axis=-1)
+    return sums

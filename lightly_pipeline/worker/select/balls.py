@@ -37,7 +37,10 @@ def build(points: Floats, margin: float, watch: Watch, *, join: bool = True) -> 
     call = kernels().call
     n, width = points.shape
     step = max(1, n // _SAMPLE)
-    usual2 = float(squared_distances(points[::step], points[::-step][: len(points[::step])]).mean())
+    some = points[::step]
+    # By chance: rows of a film that comes back, forwards or backwards, would be compared with themselves.
+    others = some[np.random.default_rng(0).permutation(len(some))]
+    usual2 = float(squared_distances(some, others).mean(dtype=np.float64))
     order = alike(points, watch)
     begin = np.empty(n + 1, dtype=np.int64)
     steps = np.empty(n, dtype=np.float32)
@@ -79,7 +82,7 @@ def _balls_of(middles: Floats, within2: float, watch: Watch) -> Ints:
     BLAS decides; rounding changes which balls there are, but no pick.
     """
     norms = squared_norms(middles) / 2
-    home = np.empty(len(middles), dtype=np.int64)
+    home = np.zeros(len(middles), dtype=np.int64)
     openers = np.empty_like(middles)
     opener_norms = np.empty_like(norms)
     count = 0
@@ -95,7 +98,8 @@ def _balls_of(middles: Floats, within2: float, watch: Watch) -> Ints:
             most = products[np.arange(len(best)), best]
             home[part] = np.where(most > nearest, best + begin, home[part])
             nearest = np.maximum(nearest, most)
-        alone = np.flatnonzero(2 * (norms[part] - nearest) > within2)
+        # All, while there is none.
+        alone = np.flatnonzero((2 * (norms[part] - nearest) > within2) | (count == 0))
         rest = vectors[alone]
         between = norms[part][alone][:, None] + norms[part][alone] - rest @ rest.T
         open_ = np.ones(len(alone), dtype=bool)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lightly_pipeline.worker.select.distance import nearest_neighbours
 from lightly_pipeline.worker.select.in_order import in_order
 from lightly_pipeline.worker.select.selection import Floats, Indices, SelectionError, StoppedBy, Watch
 
@@ -48,10 +49,11 @@ def mundig(
         picks = np.load(answer)[known:] - known
     # Its rounding can pass a duplicate, or a row nearer than the minimum by its last digits: ours decides.
     picks, distances, _ = in_order(points, pool, picks, len(picks), min_distance, watch)
-    stopped_by: StoppedBy = "budget"
-    if len(picks) < budget:
-        stopped_by = "min_distance" if min_distance > 0 else "exhausted"
-    return picks, distances, stopped_by
+    if len(picks) >= budget:
+        return picks, distances, "budget"
+    taken = points[picks] if pool is None else np.concatenate([pool, points[picks]])
+    differs = bool((nearest_neighbours(points, taken)[1] > 0).any())
+    return picks, distances, "min_distance" if differs else "exhausted"
 
 
 def _run(task: dict[str, object], budget: int, watch: Watch) -> None:

@@ -333,6 +333,27 @@ def test_lightlys_file_goes_out_and_comes_back_exactly(tmp_path):
     assert not (tmp_path / "none.csv").exists()
 
 
+def test_a_vector_that_went_out_and_came_back_is_the_same_to_the_bit(tmp_path):
+    """Else nothing of an imported pool would be known: every frame was a rounding away from itself."""
+    pool, other = Datapool(str(tmp_path / "a")), Datapool(str(tmp_path / "b"))
+    vectors = unit_vectors(200, 8, seed=5)
+    pool.replace("a", [f"a-{i:03}.png" for i in range(200)], vectors, Identity(), "content")
+    export_csv(pool, tmp_path / "out.csv")
+    assert import_csv(other, tmp_path / "out.csv", name="frames", version="1") == 200
+    assert np.array_equal(other.load(Identity(), scratch=tmp_path).embeddings, vectors)
+
+
+def test_columns_are_known_by_their_numbers(tmp_path):
+    (tmp_path / "back.csv").write_text("labels,embedding_1,filenames,embedding_0\n0,0.8,a.png,0.6\n")
+    pool = Datapool(str(tmp_path / "pool"))
+    import_csv(pool, tmp_path / "back.csv", name="frames", version="1")
+    loaded = pool.load(Identity(dimensions=2), scratch=tmp_path)
+    assert np.array_equal(loaded.embeddings, np.array([[0.6, 0.8]], np.float32))
+    (tmp_path / "gap.csv").write_text("filenames,embedding_0,embedding_2,labels\na.png,0.6,0.8,0\n")
+    with pytest.raises(DatapoolError, match="not an embeddings file of Lightly"):
+        import_csv(pool, tmp_path / "gap.csv", name="frames", version="1")
+
+
 def test_a_broken_line_of_lightlys_file_is_named(tmp_path):
     broken = tmp_path / "pool.csv"
     broken.write_text("filenames,embedding_0,embedding_1,labels\na.png,1,0,0\nb.png,x,0,0\n")

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from lightly_pipeline.worker.select import SelectionCancelled, SelectionError, balls, lazy, nearest_neighbours, select
+from lightly_pipeline.worker.select.selection import Watch
 from lightly_pipeline_tests.worker.select.vectors import unit, unit_vectors, walk
 
 ENGINES = ("auto", "numba", "numpy", "mundig")
@@ -285,6 +286,44 @@ def test_the_sharper_frame_is_not_taken_where_it_is_taken_already_or_too_near(se
     assert np.allclose(chosen.distances[1:], before, atol=1e-6)
     sharper = select(shown, budget=360, strategy="balanced", min_distance=min_distance)
     assert sharpness[chosen.indices].mean() > sharpness[sharper.indices].mean()
+
+
+@pytest.mark.parametrize(("seed", "noise", "least"), [(0, 0.003, 0.08), (1, 0.003, 0.02), (2, 0.002, 0.05)])
+def test_after_a_stop_at_min_distance_nothing_is_left_that_is_far_enough(seed, noise, least):
+    """Moved to sharper frames, the picks left room for more, and a repetition took those."""
+    rng = np.random.default_rng(seed)
+    shown = unit(np.repeat(walk(200, 32, seed=seed, step=0.3), 3, axis=0) + rng.normal(size=(600, 32)) * noise)
+    chosen = select(
+        shown, budget=600, strategy="balanced", sharpness=rng.uniform(size=600).astype(np.float32), min_distance=least
+    )
+    assert chosen.stopped_by == "min_distance"
+    assert nearest_neighbours(shown, shown[chosen.indices])[1].max() < least
+
+
+@pytest.mark.parametrize("rows", [3_000, 24_000])
+@pytest.mark.parametrize("budget", [6, 8, 14])
+def test_few_picks_reach_every_scene(rows, budget):
+    """One scene takes three quarters of the time, five others come back for moments: all picks went to the first."""
+    rng = np.random.default_rng(0)
+    scene = np.repeat(rng.choice(6, rows // 50, p=[0.75, 0.05, 0.05, 0.05, 0.05, 0.05]), 50)
+    shown = unit(unit_vectors(6, 32, seed=3)[scene] + rng.normal(size=(rows, 32)) * 0.01)
+    chosen = select(shown, budget=budget, strategy="balanced", groups=np.zeros(rows, np.int32))
+    assert set(scene[chosen.indices]) == set(range(6))
+
+
+def test_what_ended_mundig_is_told_as_of_the_others():
+    same = np.tile(unit_vectors(1, 8, seed=1), (20, 1))
+    for engine in ENGINES:
+        assert select(same, budget=5, min_distance=0.1, engine=engine).stopped_by == "exhausted", engine
+
+
+def test_a_film_that_runs_back_is_as_well_sorted_as_one_that_comes_again():
+    """Its rows were compared with their own copies, so that nearly all of them were a ball of their own."""
+    once = walk(2_000, 32, seed=1)
+    nearly = unit(once + np.random.default_rng(0).normal(size=once.shape) * 1e-4)
+    again = balls.build(np.concatenate([once, nearly]), 0.0, Watch())
+    back = balls.build(np.concatenate([once, np.ascontiguousarray(nearly[::-1])]), 0.0, Watch())
+    assert len(back.balls.begin) < 1.5 * len(again.balls.begin)
 
 
 def test_weights_multiply_the_distance_and_leave_out_what_weighs_nothing():

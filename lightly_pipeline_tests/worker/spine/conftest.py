@@ -16,8 +16,13 @@ from lightly_pipeline.worker.progress import Listener
 from lightly_pipeline.worker.s3 import s3_client
 
 
-def write_clip(path: Path, *, frames: int = 24, seed: int = 0, repeat: int = 1, codec: str = "mpeg4") -> Path:
-    """A playable clip of moving blocks; each picture is shown `repeat` times in a row."""
+def write_clip(
+    path: Path, *, frames: int = 24, seed: int = 0, repeat: int = 1, codec: str = "mpeg4", pan: bool = False
+) -> Path:
+    """A playable clip of moving blocks; each picture is shown `repeat` times in a row.
+
+    pan: of a camera that turns faster and slower instead.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(seed)
     ground = generator.integers(0, 255, (6, 8, 3))
@@ -29,6 +34,9 @@ def write_clip(path: Path, *, frames: int = 24, seed: int = 0, repeat: int = 1, 
             step = number // repeat
             top, left = (step * 5 + seed * 11) % 60, (step * 9) % 90
             picture[top : top + 36, left : left + 36] = (step * 37 % 255, 255 - step * 7 % 255, seed * 40 % 255)
+            if pan:
+                turned = round(60 + 50 * np.sin(step / 15))
+                picture = np.roll(np.kron(ground, np.ones((16, 16, 1))).astype(np.uint8), turned, axis=1)
             for packet in stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")):
                 container.mux(packet)
         for packet in stream.encode():

@@ -71,6 +71,23 @@ def test_what_the_pool_knows_is_not_selected_again(clips, tmp_path):
     assert (tmp_path / "two/report.html").exists()
 
 
+@pytest.mark.parametrize("sequences", [True, False])
+def test_neither_sequences_nor_copies_of_what_the_pool_knows_are_selected(tmp_path, sequences):
+    write_clip(tmp_path / "one" / "a.mp4", frames=40, seed=1)
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    write_clip(tmp_path / "two" / "b.mp4", frames=20, seed=2)
+    options = {
+        "datapool.name": "pool",
+        "datapool.uri": str(tmp_path / "pool"),
+        "stopping_condition.n_samples": -1,
+        "remove_exact_duplicates": False,
+        "selected_sequence_length": 5 if sequences else 1,
+    }
+    assert select_frames(tmp_path / "one", tmp_path / "first", options).manifest.counts.selected == 40
+    assert select_frames(tmp_path / "two", tmp_path / "second", options).manifest.counts.selected == 20
+    assert {name[0] for name in sampled(tmp_path / "second")} == {"b"}
+
+
 def test_the_pictures_that_are_at_hand_are_not_taken_where_the_pool_knows_them(tmp_path):
     """The same clip under another name: what is selected of it is new, though likely frames are those of the first."""
     options = {

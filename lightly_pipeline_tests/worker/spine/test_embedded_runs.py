@@ -18,6 +18,7 @@ from lightly_pipeline_tests.worker.spine.conftest import (
     run_worker,
     sampled,
     vectors_in,
+    write_clip,
     write_given,
 )
 
@@ -47,6 +48,23 @@ def test_given_embeddings_replace_the_embedder(clips, tmp_path):
     assert len(raw) == 24
     assert np.allclose(np.linalg.norm(raw, axis=1), 5.0, atol=1e-3)
     assert np.allclose(np.linalg.norm(unit, axis=1), 1.0, atol=1e-4)
+
+
+def test_what_only_the_given_embeddings_tell_apart_is_selected(tmp_path):
+    """The pictures kept while decoding are those that the built-in descriptor tells apart: picks were moved to them."""
+    write_clip(tmp_path / "in" / "a.mp4", frames=200, seed=1, pan=True)
+    alone = [13, 50, 51, 120, 171, 199]
+    vectors = np.zeros((200, 8))
+    vectors[:, 0], vectors[:, 1] = 1, np.arange(200) / 1e3
+    vectors[alone] = np.eye(8)[2:]
+    path = tmp_path / "given.csv"
+    with path.open("w") as file:
+        writer = csv.writer(file)
+        writer.writerow(["filenames", *(f"embedding_{column}" for column in range(8)), "labels"])
+        writer.writerows([f"a-{number:03}-mp4.png", *vector, 0] for number, vector in enumerate(vectors))
+    options = {"embeddings": str(path), "stopping_condition.n_samples": 0.1, "dump_dataset": True}
+    select_frames(tmp_path / "in", tmp_path / "out", options)
+    assert {f"a-{number:03}-mp4.png" for number in alone} <= set(sampled(tmp_path / "out"))
 
 
 def test_embeddings_that_are_compared_as_given_are_still_listed_at_unit_length(clips, tmp_path):

@@ -5,6 +5,7 @@ import json
 import os
 import random
 import shutil
+from collections import Counter
 
 import numpy as np
 import pyarrow.parquet as parquet
@@ -13,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lightly_pipeline.worker import select_frames
+from lightly_pipeline.worker import choosing, select_frames
 from lightly_pipeline.worker.budget import share_of
 from lightly_pipeline.worker.duplicates import first_of_equal
 from lightly_pipeline.worker.errors import NothingToSelect, OptionError, StorageError
@@ -395,6 +396,41 @@ def test_images_are_selected_where_there_is_no_video(tmp_path):
     assert {"same.bmp.png", "same.tif.png"} <= written | {"same.bmp.png", "same.tif.png"}
 
 
+def test_images_are_selected_from_the_whole_folder(tmp_path):
+    """Each was a shot of its own, of which half of the budget went to the first ones."""
+    rng = np.random.default_rng(0)
+    for kind in range(20):
+        (tmp_path / "in" / f"{kind:02}").mkdir(parents=True)
+        shown = np.kron(rng.integers(0, 255, (6, 6, 3)), np.ones((8, 8, 1)))
+        for number in range(20):
+            picture = np.clip(shown + rng.normal(size=shown.shape) * 10, 0, 255).astype(np.uint8)
+            Image.fromarray(picture).save(tmp_path / "in" / f"{kind:02}" / f"{number:02}.png")
+    select_frames(tmp_path / "in", tmp_path / "out", {"stopping_condition.n_samples": 40})
+    each = Counter(name.split("/")[0] for name in sampled(tmp_path / "out"))
+    assert len(each) == 20
+    assert max(each.values()) <= 10
+
+
+@pytest.mark.parametrize("measured", [True, False])
+def test_the_distance_of_a_moved_pick_is_measured_or_not_told(tmp_path, monkeypatch, measured):
+    """That of the frame in whose place it is was told."""
+    monkeypatch.setattr(choosing, "_REMEASURED", 100 if measured else 1)
+    write_clip(tmp_path / "in" / "a.mp4", frames=120, seed=1, pan=True)
+    select_frames(tmp_path / "in", tmp_path / "out", {"stopping_condition.n_samples": 0.1, "dump_dataset": True})
+    rows = parquet.read_table(tmp_path / "out/data/frames.parquet").to_pylist()
+    chosen = sorted((row for row in rows if row["status"] == "selected"), key=lambda row: row["pick"])
+    assert len(chosen) == 12
+    if not measured:
+        assert {row["distance"] for row in chosen} == {None}
+        return
+    named = np.loadtxt(tmp_path / "out/data/embeddings.csv", str, delimiter=",", skiprows=1)
+    vectors = {row[0]: row[1:-1].astype(float) for row in named}
+    taken = np.array([vectors[row["filename"]] for row in chosen])
+    for place in range(1, 12):
+        nearest = np.linalg.norm(taken[:place] - taken[place], axis=1).min()
+        assert chosen[place]["distance"] == pytest.approx(nearest, abs=1e-4)
+
+
 def test_every_image_has_a_size_of_its_own(tmp_path):
     """All had that of the first image: a threshold on the width took all or none."""
     (tmp_path / "in").mkdir()
@@ -463,6 +499,18 @@ def test_random_follows_its_seed(clips, tmp_path):
         return sampled(tmp_path / name)
 
     assert chosen(1, "a") == chosen(1, "b") != chosen(2, "c")
+
+
+def test_two_random_weights_are_two(clips, tmp_path):
+    """One seed was used for both, so that they were the same weight twice."""
+
+    def chosen(*seeds):
+        parts = [{"input": {"type": "RANDOM", "random_seed": seed}, "strategy": {"type": "WEIGHTS"}} for seed in seeds]
+        select_frames(clips, tmp_path / "out", {"selection_config": {"n_samples": 8, "strategies": parts}})
+        return sampled(tmp_path / "out")
+
+    assert chosen(1, 1) == chosen(1)
+    assert chosen(1, 2) not in (chosen(1), chosen(2))
 
 
 def test_sanity_check_says_lightlys_words():
