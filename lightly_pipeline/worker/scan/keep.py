@@ -19,6 +19,7 @@ from lightly_pipeline.worker.scan.packets import Stopped
 
 #: How many kept frames a new view is compared with.
 _LAST = 8
+_VIEW, _HELD = 0, 1
 #: How many frames are kept for each that is wanted: with 1.5 the selection that is moved to them covers, on real and
 #: generated clips, as well as with twice as many of those that first left delta.
 _FOR_EACH = 1.5
@@ -67,12 +68,14 @@ class ChunkRule:
         self._delta = self._start = delta
         self._logarithms = 0.0
         self._count = 0
-        #: The last kept frames; zeros, farther from a unit vector than delta may be, where there are none yet.
-        self._last: NDArray[np.float32] | None = None
         self._kept = 0
-        #: Sum of the vectors of the view, None when its frames are like kept ones.
-        self._view: NDArray[np.float32] | None = None
-        self._held: NDArray[np.float32] | None = None
+        #: Whether the last frame belongs to a view; otherwise it is like a kept one.
+        self._in_view = False
+        #: Of the view: the square of its sum of vectors, and that sum times the vector of the frame that is held.
+        self._square = self._with_held = 0.0
+        #: float64 [2 + _LAST, d]: the view's sum, the held frame, the last kept ones; zeros, farther from a unit vector
+        #: than delta may be, where there are none yet.
+        self._vectors: NDArray[np.float64] | None = None
 
     def copy(self) -> ChunkRule:
         """The same rule before it has seen a frame, to decode a chunk a second time."""
@@ -87,55 +90,47 @@ class ChunkRule:
         if not self._share:
             return False, False
         keep = hold = begins = False
-        if selectable and self._view is not None and self._held is not None:
-            if self._is_far(_products(self._view, embedding) / math.sqrt(_products(self._view, self._view))):
-                keep = True
-                self._remember(self._held)
-                self._view = None
-            else:
-                self._view += embedding
-                # Of two frames both are as near to their mean, up to rounding: the first.
-                if _products(self._view, embedding) > (1 + _ROUNDING) * _products(self._view, self._held):
-                    self._held, hold = embedding, True
-        if selectable and self._view is None and self._differs(embedding):
-            self._view, self._held = embedding.copy(), embedding
-            hold = begins = True
+        if selectable:
+            vectors, vector = self._room(len(embedding)), embedding.astype(np.float64)
+            # Not by BLAS, which adds in an order of its own on each processor.
+            to_view, to_held, *to_last = np.einsum("ij,j->i", vectors, vector).tolist()
+            if self._in_view:
+                if self._is_far(to_view / math.sqrt(self._square)):
+                    keep, self._in_view = True, False
+                    place = self._kept % _LAST
+                    vectors[2 + place], to_last[place] = vectors[_HELD], to_held
+                    self._kept += 1
+                else:
+                    vectors[_VIEW] += vector
+                    self._square += 2 * to_view + 1
+                    self._with_held += to_held
+                    # Of two frames both are as near to their mean, up to rounding: the first.
+                    if to_view + 1 > (1 + _ROUNDING) * self._with_held:
+                        vectors[_HELD], self._with_held, hold = vector, to_view + 1, True
+            if not self._in_view and self._is_far(max(to_last)):
+                vectors[_VIEW] = vectors[_HELD] = vector
+                self._square = self._with_held = 1.0
+                self._in_view = hold = begins = True
         self._delta *= math.exp(_GAIN * (begins - self._share))
         self._delta = min(max(self._delta, 1e-3), 1.0)
         self._logarithms += math.log(self._delta)
         self._count += 1
         return keep, hold
 
-    def _differs(self, embedding: NDArray[np.float32]) -> bool:
-        """Whether a frame is like none of the last kept ones."""
-        return self._last is None or self._is_far(float(_each_product(self._last, embedding).max()))
+    def _room(self, width: int) -> NDArray[np.float64]:
+        if self._vectors is None:
+            self._vectors = np.zeros((2 + _LAST, width))
+        return self._vectors
 
     def _is_far(self, cosine: float) -> bool:
         return 2 - 2 * cosine > self._delta * self._delta
 
-    def _remember(self, embedding: NDArray[np.float32]) -> None:
-        if self._last is None:
-            self._last = np.zeros((_LAST, len(embedding)), np.float32)
-        self._last[self._kept % _LAST] = embedding
-        self._kept += 1
-
     @property
     def holds(self) -> bool:
         """Whether a frame is held."""
-        return self._view is not None
+        return self._in_view
 
     @property
     def mean_delta(self) -> float:
         """Geometric mean of delta over the chunk."""
         return math.exp(self._logarithms / self._count) if self._count else self._start
-
-
-def _products(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    """The sum of products, the same on every processor: BLAS adds in an order of its own on each."""
-    return float(_each_product(one, other))
-
-
-def _each_product(rows: NDArray[np.float32], vector: NDArray[np.float32]) -> NDArray[np.float64]:
-    """That of each of some rows, float64."""
-    sums: NDArray[np.float64] = np.multiply(rows, vector, dtype=np.float64).sum(axis=-1)
-    return sums
